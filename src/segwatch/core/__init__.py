@@ -1,0 +1,1 @@
+"""The pure part: no network, no clock, no environment, no printing."""

@@ -1,0 +1,99 @@
+"""Time: grains and half-open Windows."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from segwatch.errors import UsageError
+
+Grain = Literal["day", "hour"]
+GRAINS: tuple[Grain, ...] = get_args(Grain)
+Times = npt.NDArray[np.datetime64]
+
+_UNIT: dict[Grain, Literal["D", "h"]] = {"day": "D", "hour": "h"}
+_PERIOD: dict[Grain, int] = {"day": 7, "hour": 24}
+
+
+def unit(grain: Grain) -> Literal["D", "h"]:
+    """The numpy datetime64 unit of a grain."""
+    return _UNIT[grain]
+
+
+def period(grain: Grain) -> int:
+    """P, the number of grain steps in one season: 7 days in a week, 24 hours in a day."""
+    return _PERIOD[grain]
+
+
+@dataclass(frozen=True)
+class Window:
+    """Half-open span of time `[start, end)`, in steps of one grain, UTC.
+
+    Half-open, so that adjacent Windows never score a period twice.
+    Raises UsageError if it holds no period.
+    """
+
+    start: np.datetime64
+    end: np.datetime64
+    grain: Grain = "day"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "start", np.datetime64(self.start, unit(self.grain)))
+        object.__setattr__(self, "end", np.datetime64(self.end, unit(self.grain)))
+        if not self.start < self.end:
+            raise UsageError(
+                f"the Window [{self.start}, {self.end}) is empty: the start is inclusive and the end exclusive,"
+                f" so the end must be at least one {self.grain} after the start"
+            )
+
+    def __len__(self) -> int:
+        return int((self.end - self.start).astype(np.int64))
+
+    def __str__(self) -> str:
+        return f"[{self.start}, {self.end})"
+
+    @property
+    def times(self) -> Times:
+        """(n_times,) starts of the periods, ascending."""
+        return np.arange(self.start, self.end)
+
+    def before(self, n_periods: int) -> Window:
+        """The same Window, begun n_periods earlier."""
+        return Window(self.start - n_periods, self.end, self.grain)
+
+    def as_datetimes(self) -> tuple[dt.datetime, dt.datetime]:
+        """Start and end as naive UTC datetimes, for drivers that bind parameters."""
+        start, end = (np.datetime64(t, "us").item() for t in (self.start, self.end))
+        return start, end
+
+    def as_dict(self) -> dict[str, str]:
+        """JSON-ready form; `Window.from_dict` reads it back."""
+        return {"start": str(self.start), "end": str(self.end), "grain": self.grain}
+
+    @classmethod
+    def from_dict(cls, document: dict[str, str]) -> Window:
+        """Inverse of `as_dict`."""
+        grain: Grain = "hour" if document["grain"] == "hour" else "day"
+        return cls(np.datetime64(document["start"]), np.datetime64(document["end"]), grain)
+
+
+def parse_time(text: str, grain: Grain, option: str) -> np.datetime64:
+    """The period that an ISO 8601 date or time names.
+
+    Raises UsageError naming the option if the text is no date, or is finer than the grain.
+    """
+    try:
+        moment = dt.datetime.fromisoformat(text)
+    except ValueError as error:
+        raise UsageError(f"{option} {text!r} is not a date: write it as YYYY-MM-DD ({error})") from error
+    if moment.tzinfo is not None:
+        moment = moment.astimezone(dt.UTC).replace(tzinfo=None)
+    fine = np.datetime64(moment, "us")
+    coarse = np.datetime64(fine, unit(grain))
+    if coarse != fine:
+        raise UsageError(f"{option} {text!r} falls inside a {grain}: give the start of a {grain}")
+    return coarse

@@ -1,0 +1,1 @@
+"""The generated metric and the schemas of the tables."""
