@@ -1,0 +1,249 @@
+"""The Panel: a dense matrix of one metric, segments by periods, where NaN means no observation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.feather as feather
+
+from segwatch.core.segment import label, segment_id
+from segwatch.core.window import Times, Window, unit
+from segwatch.errors import DataError
+
+Missing = Literal["zero", "gap"]
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Segments in order: dimension names, and one tuple of values for each segment."""
+
+    dimensions: tuple[str, ...]
+    values: tuple[tuple[str, ...], ...]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @cached_property
+    def ids(self) -> tuple[str, ...]:
+        return tuple(segment_id(self.dimensions, values) for values in self.values)
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(label(values) for values in self.values)
+
+    @cached_property
+    def position(self) -> dict[str, int]:
+        """Position of each segment id."""
+        return {id_: i for i, id_ in enumerate(self.ids)}
+
+    def take(self, positions: Sequence[int] | Ints) -> Segments:
+        return Segments(self.dimensions, tuple(self.values[i] for i in positions))
+
+    def columns(self) -> dict[str, pa.Array]:
+        """One string array for each dimension."""
+        return {
+            name: pa.array([values[d] for values in self.values], pa.string())
+            for d, name in enumerate(self.dimensions)
+        }
+
+    @classmethod
+    def from_columns(cls, dimensions: Sequence[str], table: pa.Table) -> Segments:
+        """Inverse of `columns`; an id column in the table is not needed."""
+        lists = [table[name].to_pylist() for name in dimensions]
+        values = zip(*lists, strict=True) if lists else [()] * table.num_rows
+        return cls(tuple(dimensions), tuple(values))
+
+
+@dataclass(frozen=True)
+class History:
+    """When each known segment had its first and its last row, up to the end of a Window.
+
+    first_seen, last_seen: (n_segments,) datetime64 of the grain.
+    """
+
+    segments: Segments
+    first_seen: Times
+    last_seen: Times
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Values of segments over a Window.
+
+    values: (n_segments, n_times) float64; NaN = no observation (not born yet, or data that did not arrive).
+    history: the same segments, with first and last period that had a row.
+    """
+
+    history: History
+    window: Window
+    values: Floats
+
+    @property
+    def segments(self) -> Segments:
+        return self.history.segments
+
+    def ended(self, periods: int) -> Bools:
+        """(n_segments, n_times), True from `periods` after a segment's last row on."""
+        return np.asarray(self.window.times[None, :] >= self.history.last_seen[:, None] + periods)
+
+    def chunks(self, cells: int = 2_000_000) -> Iterator[slice]:
+        """Slices of segments that hold about `cells` values each, so work arrays stay small."""
+        step = max(1, cells // max(1, self.values.shape[1]))
+        for start in range(0, len(self.segments), step):
+            yield slice(start, min(start + step, len(self.segments)))
+
+    def save(self, directory: Path) -> None:
+        """The directory holds the Panel; `Panel.load` reads it back."""
+        directory.mkdir(parents=True)
+        np.save(directory / "values.npy", self.values, allow_pickle=False)
+        feather.write_feather(_history_table(self.history), str(directory / "segments.arrow"), compression="lz4")
+        document = {"window": self.window.as_dict(), "dimensions": list(self.segments.dimensions)}
+        (directory / "panel.json").write_text(json.dumps(document), encoding="utf-8")
+
+    @classmethod
+    def load(cls, directory: Path) -> Panel:
+        """The Panel that `save` wrote, its values memory-mapped."""
+        document = json.loads((directory / "panel.json").read_text(encoding="utf-8"))
+        window = Window.from_dict(document["window"])
+        table = feather.read_table(str(directory / "segments.arrow"))
+        values = np.load(directory / "values.npy", mmap_mode="r", allow_pickle=False)
+        return cls(history_from_table(table, document["dimensions"], window), window, values)
+
+
+def history_from_table(table: pa.Table, dimensions: Sequence[str], window: Window) -> History:
+    """The History in a table of dimension columns, first_seen and last_seen."""
+    seen = [
+        table[name].to_numpy().astype(f"datetime64[{unit(window.grain)}]") for name in ("first_seen", "last_seen")
+    ]
+    return History(Segments.from_columns(dimensions, table), *seen)
+
+
+def _history_table(history: History) -> pa.Table:
+    return pa.table({**history.segments.columns(), **history_columns(history)})
+
+
+def history_columns(history: History) -> dict[str, pa.Array]:
+    """first_seen and last_seen as microsecond timestamps."""
+    return {
+        "first_seen": pa.array(history.first_seen.astype("datetime64[us]")),
+        "last_seen": pa.array(history.last_seen.astype("datetime64[us]")),
+    }
+
+
+def build_panel(
+    observations: pa.Table,
+    dimensions: Sequence[str],
+    window: Window,
+    missing: Missing,
+    known: History | None = None,
+) -> Panel:
+    """The Panel of a Window from its observations (see `observations_schema`), in any row order.
+
+    missing: "zero" for counts, where GROUP BY drops what did not happen: a lone absent row is 0, while a period
+    without a row for a whole value of a dimension, or for the whole table, is a gap; "gap" where every absence is.
+    known: segments met before this Window, which keep their place and their first row.
+    Raises DataError if the table holds several rows of one segment and period and the metric is no count.
+    """
+    segments, codes = _encode(observations, dimensions)
+    times = observations["ts"].to_numpy().astype(f"datetime64[{unit(window.grain)}]")
+    column = (times - window.start).astype(np.int64)
+    if missing == "gap":
+        _refuse_duplicates(observations, segments, codes, times)
+    here = _history(segments, codes, times)
+    history, place = _merge(here, known)
+    values = np.full((len(history.segments), len(window)), np.nan)
+    values[place[codes], column] = observations["value"].to_numpy()
+    if missing == "zero":
+        _fill_zeros(values, history, window)
+    return Panel(history, window, values)
+
+
+def _encode(observations: pa.Table, dimensions: Sequence[str]) -> tuple[Segments, Ints]:
+    """Segments in the order of their values, and each row's segment."""
+    combined = np.zeros(observations.num_rows, dtype=np.int64)
+    dictionaries: list[list[str]] = []
+    for name in dimensions:
+        encoded = observations[name].combine_chunks().dictionary_encode()
+        dictionary = encoded.dictionary.to_pylist()
+        order = sorted(range(len(dictionary)), key=dictionary.__getitem__)
+        rank = np.empty(len(order), dtype=np.int64)
+        rank[order] = np.arange(len(order))
+        indices = encoded.indices.to_numpy(zero_copy_only=False)
+        combined = combined * max(1, len(order)) + (rank[indices] if len(order) else 0)
+        dictionaries.append([dictionary[i] for i in order])
+    unique, codes = np.unique(combined, return_inverse=True)
+    digits: list[Ints] = []
+    for dictionary in reversed(dictionaries):
+        unique, digit = np.divmod(unique, max(1, len(dictionary)))
+        digits.append(digit)
+    names = [[d[i] for i in digit] for d, digit in zip(dictionaries, reversed(digits), strict=True)]
+    return Segments(tuple(dimensions), tuple(zip(*names, strict=True))), codes
+
+
+def _refuse_duplicates(observations: pa.Table, segments: Segments, codes: Ints, times: Times) -> None:
+    several = np.flatnonzero(observations["n_rows"].to_numpy() > 1)
+    if several.size:
+        row = several[0]
+        raise DataError(
+            f"segment {segments.labels[codes[row]]} has {observations['n_rows'][int(row)].as_py()} rows at"
+            f' {times[row]}, and a metric with missing = "gap" cannot be summed: keep one row per segment and'
+            f' period, or set missing = "zero" if it is a count'
+        )
+
+
+def _history(segments: Segments, codes: Ints, times: Times) -> History:
+    stamps = times.astype(np.int64)
+    first = np.full(len(segments), np.iinfo(np.int64).max)
+    last = np.full(len(segments), np.iinfo(np.int64).min)
+    np.minimum.at(first, codes, stamps)
+    np.maximum.at(last, codes, stamps)
+    return History(segments, first.astype(times.dtype), last.astype(times.dtype))
+
+
+def _merge(here: History, known: History | None) -> tuple[History, Ints]:
+    """Known segments first, then new ones; and the place of each segment of `here` among them."""
+    if known is None:
+        return here, np.arange(len(here.segments))
+    position = known.segments.position
+    fresh = [i for i, id_ in enumerate(here.segments.ids) if id_ not in position]
+    segments = Segments(
+        here.segments.dimensions, known.segments.values + tuple(here.segments.values[i] for i in fresh)
+    )
+    place = np.array([segments.position[id_] for id_ in here.segments.ids], dtype=np.int64)
+    first = np.concatenate([known.first_seen, here.first_seen[fresh]])
+    last = np.concatenate([known.last_seen, here.last_seen[fresh]])
+    first[place] = np.minimum(first[place], here.first_seen)
+    last[place] = np.maximum(last[place], here.last_seen)
+    return History(segments, first, last), place
+
+
+def _fill_zeros(values: Floats, history: History, window: Window) -> None:
+    """Zeros in place where a born segment has no row and its data did arrive."""
+    present = ~np.isnan(values)
+    arrived = np.broadcast_to(present.any(axis=0), values.shape).copy()
+    born = window.times[None, :] >= history.first_seen[:, None]
+    for d in range(len(history.segments.dimensions)):
+        for rows in _rows_by_value(history.segments, d):
+            whole = ~present[rows].any(axis=0) & (born[rows].sum(axis=0) >= 2)
+            arrived[np.ix_(rows, whole)] = False
+    values[~present & born & arrived] = 0.0
+
+
+def _rows_by_value(segments: Segments, dimension: int) -> Iterator[Ints]:
+    """Positions of the segments of each value that at least two segments share."""
+    groups: dict[str, list[int]] = {}
+    for i, values in enumerate(segments.values):
+        groups.setdefault(values[dimension], []).append(i)
+    # One segment alone cannot tell a zero from data that did not arrive, so it stays a zero.
+    return (np.array(rows) for rows in groups.values() if len(rows) >= 2)
