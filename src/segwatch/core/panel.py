@@ -23,6 +23,9 @@ Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 
+# Keeps a dimension named like one of our own columns apart from it.
+_PREFIX = "dimension."
+
 
 @dataclass(frozen=True)
 class Segments:
@@ -50,17 +53,17 @@ class Segments:
     def take(self, positions: Sequence[int] | Ints) -> Segments:
         return Segments(self.dimensions, tuple(self.values[i] for i in positions))
 
-    def columns(self) -> dict[str, pa.Array]:
-        """One string array for each dimension."""
+    def columns(self, prefix: str = "") -> dict[str, pa.Array]:
+        """One string array for each dimension, named by it."""
         return {
-            name: pa.array([values[d] for values in self.values], pa.string())
+            prefix + name: pa.array([values[d] for values in self.values], pa.string())
             for d, name in enumerate(self.dimensions)
         }
 
     @classmethod
-    def from_columns(cls, dimensions: Sequence[str], table: pa.Table) -> Segments:
-        """Inverse of `columns`; an id column in the table is not needed."""
-        lists = [table[name].to_pylist() for name in dimensions]
+    def from_columns(cls, dimensions: Sequence[str], table: pa.Table, prefix: str = "") -> Segments:
+        """Inverse of `columns`; other columns of the table are ignored."""
+        lists = [table[prefix + name].to_pylist() for name in dimensions]
         values = zip(*lists, strict=True) if lists else [()] * table.num_rows
         return cls(tuple(dimensions), tuple(values))
 
@@ -75,6 +78,11 @@ class History:
     segments: Segments
     first_seen: Times
     last_seen: Times
+
+    def take(self, positions: Sequence[int] | Ints) -> History:
+        """The History of some of its segments."""
+        rows = np.asarray(positions, dtype=np.int64)
+        return History(self.segments.take(positions), self.first_seen[rows], self.last_seen[rows])
 
 
 @dataclass(frozen=True)
@@ -107,7 +115,7 @@ class Panel:
         """The directory holds the Panel; `Panel.load` reads it back."""
         directory.mkdir(parents=True)
         np.save(directory / "values.npy", self.values, allow_pickle=False)
-        feather.write_feather(_history_table(self.history), str(directory / "segments.arrow"), compression="lz4")
+        feather.write_feather(pa.table(history_columns(self.history)), str(directory / "segments.arrow"), compression="lz4")
         document = {"window": self.window.as_dict(), "dimensions": list(self.segments.dimensions)}
         (directory / "panel.json").write_text(json.dumps(document), encoding="utf-8")
 
@@ -126,16 +134,13 @@ def history_from_table(table: pa.Table, dimensions: Sequence[str], window: Windo
     seen = [
         table[name].to_numpy().astype(f"datetime64[{unit(window.grain)}]") for name in ("first_seen", "last_seen")
     ]
-    return History(Segments.from_columns(dimensions, table), *seen)
-
-
-def _history_table(history: History) -> pa.Table:
-    return pa.table({**history.segments.columns(), **history_columns(history)})
+    return History(Segments.from_columns(dimensions, table, _PREFIX), *seen)
 
 
 def history_columns(history: History) -> dict[str, pa.Array]:
-    """first_seen and last_seen as microsecond timestamps."""
+    """The History as columns; `history_from_table` reads them back."""
     return {
+        **history.segments.columns(_PREFIX),
         "first_seen": pa.array(history.first_seen.astype("datetime64[us]")),
         "last_seen": pa.array(history.last_seen.astype("datetime64[us]")),
     }

@@ -1,0 +1,285 @@
+"""What every warehouse reads of a metric, written once: ibis expressions, and the check of what comes back.
+
+A backend hands in its table as an ibis table that has (at least) the metric's columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import ibis
+import ibis.expr.datatypes as dt
+import ibis.expr.types as ir
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from ibis.common.exceptions import IbisError
+
+from segwatch.core.schema import observations_schema
+from segwatch.core.segment import NULL, label
+from segwatch.core.window import Window, unit
+from segwatch.errors import DataError
+from segwatch.settings import Metric
+
+FAULTS = {
+    "null": "NULL",
+    "nan": "NaN",
+    "infinite": "an infinite number",
+    "negative": "a negative number",
+}
+"""What can be wrong with a value, by the name of its count in `faults`."""
+
+_TRUNCATION = {"day": "D", "hour": "h"}
+_MICROSECONDS = dt.Timestamp(scale=6)
+_FIRST_YEAR, _LAST_YEAR = ibis.date("0001-01-01"), ibis.date("9999-12-31")
+
+
+def bind(columns: pa.Schema, name: str, database: str) -> ir.Table:
+    """The ibis table of a name with the columns given; a type that ibis does not know becomes `unknown`."""
+    return ibis.table({field.name: _ibis_type(field.type) for field in columns}, name=name, database=database)
+
+
+def check_columns(table: ir.Table, source: Metric) -> None:
+    """Nothing happens if the metric's columns have types that can be watched.
+
+    Raises DataError naming table, column, type and mend otherwise.
+    """
+    time, value = table.schema()[source.time], table.schema()[source.value]
+    at = f"table {source.table!r}, column"
+    if not (time.is_date() or time.is_timestamp()):
+        raise DataError(
+            f"{at} {source.time!r} (the time) has the type {_named(time)}; it must be DATE, DATETIME or"
+            " TIMESTAMP: name another column, or make a view that casts it"
+        )
+    if time.is_date() and source.grain == "hour":
+        raise DataError(
+            f"{at} {source.time!r} (the time) is a DATE, which cannot hold hours; set grain = 'day' or"
+            " name a TIMESTAMP column"
+        )
+    if not value.is_numeric() or value.is_boolean():
+        raise DataError(
+            f"{at} {source.value!r} (the value) has the type {_named(value)}; it must be a number: name"
+            " another column, or make a view that casts it"
+        )
+    for name in source.dimensions:
+        if _is_opaque(table.schema()[name]):
+            raise DataError(
+                f"{at} {name!r} (a dimension) has the type {_named(table.schema()[name])}; it must be text, a"
+                " number, a truth value or a date: make a view that takes it apart"
+            )
+
+
+def observations(table: ir.Table, source: Metric, window: Window) -> ir.Table:
+    """One row per segment and period: ts, d0, d1, ..., value, n_rows.
+
+    The numbered names cannot clash with one another or with ts, whatever the case that a backend folds;
+    `finish` puts the dimensions' own in their place.
+    """
+    rows = table.filter(_within(table, source, window))
+    keys = _texts(rows, source)
+    sums = rows.group_by(ts=_period(rows, source), **keys).aggregate(
+        # Summed first: whole numbers and decimals add up exactly, in any order.
+        value=rows[source.value].sum().cast("float64"),
+        n_rows=rows.count(),
+    )
+    return sums.select("ts", *keys, "value", "n_rows").order_by([*keys, "ts"])
+
+
+def extent(table: ir.Table, source: Metric) -> ir.Table:
+    """One row about the whole table: first and last time, and n_timeless, the rows without a usable time."""
+    return table.aggregate(**_extent(table, source))
+
+
+def faults(table: ir.Table, source: Metric, window: Window) -> ir.Table:
+    """One row: that of `extent`, n_rows of the Window, and how many of those have each of the FAULTS."""
+    within = _within(table, source, window)
+    counts = {name: table.count(where=within & bad) for name, bad in _bad_values(table, source).items()}
+    return table.aggregate(**_extent(table, source), n_rows=table.count(where=within), **counts)
+
+
+def example(table: ir.Table, source: Metric, window: Window, fault: str) -> ir.Table:
+    """The first row of the Window with a fault: ts, d0, d1, ..."""
+    bad = table.filter(_within(table, source, window) & _bad_values(table, source)[fault])
+    texts = _texts(bad, source)
+    return bad.select(ts=_moment(bad, source), **texts).order_by(["ts", *texts]).limit(1)
+
+
+def timeless_example(table: ir.Table, source: Metric) -> ir.Table:
+    """One row without a usable time: d0, d1, ..."""
+    bad = table.filter(_timeless(table, source))
+    texts = _texts(bad, source)
+    return bad.select(**texts).order_by(list(texts)).limit(1)
+
+
+Run = Callable[[ir.Table], pa.Table]
+"""Executes an expression on the backend."""
+
+
+def check_rows(run: Run, table: ir.Table, source: Metric, window: Window) -> None:
+    """Nothing happens if the Window holds rows and all of them can be watched.
+
+    Raises DataError naming table, column, how many rows and the first of them.
+    """
+    counts = run(faults(table, source, window))
+    _check_times(run, counts, table, source)
+    if _count(counts, "n_rows") == 0:
+        raise DataError(_nothing_in(window, source, ends(counts, source)))
+    for fault, what in FAULTS.items():
+        if fault in counts.column_names and _count(counts, fault):
+            first = run(example(table, source, window, fault))
+            raise DataError(_bad_value(source, window, what, _count(counts, fault), first))
+
+
+def read_span(run: Run, table: ir.Table, source: Metric) -> tuple[np.datetime64, np.datetime64] | None:
+    """The first period that the table holds and the one after the last; None if it has no rows.
+
+    Raises DataError if a row has no usable time.
+    """
+    counts = run(extent(table, source))
+    _check_times(run, counts, table, source)
+    return ends(counts, source)
+
+
+def ends(counts: pa.Table, source: Metric) -> tuple[np.datetime64, np.datetime64] | None:
+    """The span in a result of `extent` or `faults`."""
+    if counts["first"].null_count:
+        return None
+    first, last = (counts[name].to_numpy()[0] for name in ("first", "last"))
+    return np.datetime64(first, unit(source.grain)), np.datetime64(last, unit(source.grain)) + 1
+
+
+def finish(rows: pa.Table, source: Metric) -> pa.Table:
+    """The result of `observations` with the dimensions' names, the promised types and the promised order.
+
+    Raises DataError if a sum is not finite.
+    """
+    schema = observations_schema(source.dimensions)
+    table = rows.rename_columns(schema.names).cast(schema)
+    if not pc.all(pc.is_finite(table["value"]), min_count=0).as_py():
+        raise DataError(
+            f"table {source.table!r}, column {source.value!r}: the rows of one segment and period add up to"
+            " more than a FLOAT can hold; mend the values or leave them out in a view"
+        )
+    keys = [*source.dimensions, "ts"]
+    # ORDER BY is not to be trusted: collations, enums and parallel Arrow readers each change the order.
+    return table if _is_sorted(table, keys) else table.sort_by([(key, "ascending") for key in keys])
+
+
+def _is_sorted(table: pa.Table, keys: list[str]) -> bool:
+    """Whether each row's keys are greater than those of the row before."""
+    earlier, later = table.slice(0, max(0, table.num_rows - 1)), table.slice(1)
+    is_less: Any = pa.scalar(False)
+    is_tied: Any = pa.scalar(True)
+    for key in keys:
+        is_less = pc.or_(is_less, pc.and_(is_tied, pc.less(earlier[key], later[key])))
+        is_tied = pc.and_(is_tied, pc.equal(earlier[key], later[key]))
+    return bool(pc.all(is_less, min_count=0).as_py())
+
+
+def _ibis_type(type_: pa.DataType) -> dt.DataType:
+    try:
+        return dt.DataType.from_pyarrow(type_)
+    except (ValueError, KeyError, NotImplementedError, IbisError):
+        return dt.unknown
+
+
+def _extent(table: ir.Table, source: Metric) -> Mapping[str, ir.Scalar]:
+    moment = _moment(table, source)
+    return {
+        "first": moment.min(),
+        "last": moment.max(),
+        "n_timeless": table.count(where=_timeless(table, source)),
+    }
+
+
+def _within(table: ir.Table, source: Metric, window: Window) -> ir.BooleanValue:
+    start, end = window.as_datetimes()
+    column = table[source.time]
+    if column.type().is_date():
+        return (column >= ibis.date(start.date())) & (column < ibis.date(end.date()))
+    moment = _moment(table, source)
+    return (moment >= ibis.timestamp(start)) & (moment < ibis.timestamp(end))
+
+
+def _moment(table: ir.Table, source: Metric) -> ir.TimestampValue:
+    """The time as a UTC timestamp without a zone."""
+    return table[source.time].cast(_MICROSECONDS)
+
+
+def _period(table: ir.Table, source: Metric) -> ir.TimestampValue:
+    return _moment(table, source).truncate(_TRUNCATION[source.grain]).cast(_MICROSECONDS)
+
+
+def _timeless(table: ir.Table, source: Metric) -> ir.BooleanValue:
+    """NULL, or outside of the years that a date can have: DuckDB stores even 'infinity' as a time."""
+    time = _moment(table, source)
+    return time.isnull() | (time < _FIRST_YEAR) | (time > _LAST_YEAR)
+
+
+def _texts(table: ir.Table, source: Metric) -> dict[str, ir.StringValue]:
+    """The dimensions as text: d0, d1, ..."""
+    return {f"d{i}": table[name].cast("string").fill_null(NULL) for i, name in enumerate(source.dimensions)}
+
+
+def _bad_values(table: ir.Table, source: Metric) -> dict[str, ir.BooleanValue]:
+    value = table[source.value]
+    bad: dict[str, ir.BooleanValue] = {"null": value.isnull()}
+    if value.type().is_floating():
+        bad["nan"] = value.isnan()
+        bad["infinite"] = value.isinf()
+    if source.missing == "zero":
+        bad["negative"] = value < 0
+    return bad
+
+
+def _check_times(run: Run, counts: pa.Table, table: ir.Table, source: Metric) -> None:
+    count = _count(counts, "n_timeless")
+    if count:
+        first = run(timeless_example(table, source))
+        raise DataError(
+            f"table {source.table!r}, column {source.time!r} (the time): {_rows(count)} NULL or no"
+            f" date of the years 1 to 9999, the first in {_segment(first)}; mend the rows or leave them"
+            " out in a view"
+        )
+
+
+def _bad_value(source: Metric, window: Window, what: str, count: int, first: pa.Table) -> str:
+    mend = "mend the rows or leave them out in a view"
+    if what == FAULTS["negative"]:
+        mend += ', or set missing = "gap" if the metric is not a count'
+    when = np.datetime_as_string(first["ts"].to_numpy()[0].astype("datetime64[s]"))
+    return (
+        f"table {source.table!r}, column {source.value!r} (the value): {_rows(count)} {what} in the Window"
+        f" {window}, the first at {when} in {_segment(first)}; {mend}"
+    )
+
+
+def _nothing_in(window: Window, source: Metric, held: tuple[np.datetime64, np.datetime64] | None) -> str:
+    if held is None:
+        return f"table {source.table!r} holds no rows: load some, or name another table"
+    return (
+        f"table {source.table!r} has no rows in the Window {window}; it holds {held[0]} to {held[1] - 1}:"
+        " choose a Window within"
+    )
+
+
+def _count(counts: pa.Table, name: str) -> int:
+    return int(counts[name][0].as_py())
+
+
+def _rows(count: int) -> str:
+    return "1 row has" if count == 1 else f"{count} rows have"
+
+
+def _segment(first: pa.Table) -> str:
+    texts = first.select([name for name in first.column_names if name != "ts"])
+    return f"segment {label(texts.to_pylist()[0].values())}"
+
+
+def _is_opaque(type_: dt.DataType) -> bool:
+    return bool(type_.is_nested() or type_.is_binary() or type_.is_unknown())
+
+
+def _named(type_: dt.DataType) -> str:
+    return str(type_.copy(nullable=True)).upper()
