@@ -1,0 +1,134 @@
+"""What is made of scored rows: predictions, alerts across segments, and the interval that would not have alerted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from segwatch.core.bundle import ModelBundle
+from segwatch.core.calibration import alert_thresholds
+from segwatch.core.detector import Detector
+from segwatch.core.features import FeatureSet
+from segwatch.core.panel import Bools, Floats, Ints
+from segwatch.core.training import Progress
+
+# Steps away from the baseline, in the segment's usual spread of e, at which the model is asked.
+_STEPS = np.array([0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 14.0, 20.0, 30.0, 60.0])
+_BISECTIONS = 24
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """One entry per row, all (n_rows,). lower and upper are NaN where nothing bounds the value on that side.
+
+    is_pattern: no value would have passed in this row's place, so the value alone does not explain the alert.
+    """
+
+    score: Floats
+    p_value: Floats
+    prediction: Ints
+    is_anomaly: Bools
+    expected: Floats
+    lower: Floats
+    upper: Floats
+    is_pattern: Bools
+
+
+def decide(
+    bundle: ModelBundle,
+    segment_ids: Sequence[str],
+    periods: npt.NDArray[np.int64],
+    values: Floats,
+    contexts: Floats,
+    X: Floats,
+    progress: Progress = lambda _: None,
+) -> Decisions:
+    """Decisions on rows (n_rows,) of fitted segments; false discoveries are controlled within each period.
+
+    contexts: (n_rows, n_context). X: (n_rows, n_features), the rows' features. progress is told of finished rows.
+    """
+    rules, features = bundle.rules, bundle.feature_set
+    scores, p_values = bundle.score(segment_ids, X)
+    thresholds = alert_thresholds(p_values, periods, rules.fdr, rules.alpha)
+    is_anomaly = p_values <= thresholds
+    expected, lower, upper = (np.full(len(values), np.nan) for _ in range(3))
+    for position, rows in bundle.groups(segment_ids):
+        scale = np.full(len(rows), bundle.scale[position])
+        expected[rows] = features.expected(contexts[rows], scale)
+        lower[rows], upper[rows] = alert_bounds(
+            bundle.detector(position), features, values[rows], contexts[rows], scale, thresholds[rows], ~is_anomaly[rows]
+        )
+        progress(len(rows))
+    # Both sides unbounded and still flagged: no value would have passed.
+    is_pattern = is_anomaly & np.isnan(lower) & np.isnan(upper)
+    prediction = np.where(p_values <= rules.alpha, -1, 1)
+    return Decisions(scores, p_values, prediction, is_anomaly, expected, lower, upper, is_pattern)
+
+
+def alert_bounds(
+    detector: Detector,
+    features: FeatureSet,
+    values: Floats,
+    contexts: Floats,
+    scale: Floats,
+    thresholds: Floats,
+    passes: Bools,
+) -> tuple[Floats, Floats]:
+    """Smallest and largest value (n_rows,) of the interval that the detector would not flag in each row's place.
+
+    The interval is the run of unflagged values around the observed one, or, where that is flagged, around the
+    unflagged value nearest to the expected one. NaN where the interval has no end on that side, or does not exist.
+    passes: (n_rows,) whether the observed value is not flagged.
+    """
+
+    def is_unflagged(candidates: Floats) -> Bools:
+        """For candidates (n_rows, k), whether each would pass."""
+        X = features.features(candidates, contexts[:, None, :], scale[:, None])
+        p_values = detector.p_value(X.reshape(-1, X.shape[-1])).reshape(candidates.shape)
+        return np.asarray(p_values > thresholds[:, None])
+
+    grid = _candidates(detector, features, values, contexts, scale)
+    unflagged = is_unflagged(grid)
+    observed = grid == values[:, None]
+    unflagged = np.where(observed, passes[:, None], unflagged)
+    anchor = _anchor(grid, unflagged, observed, passes, features.expected(contexts, scale))
+    exists = unflagged.any(axis=1)
+    low = _edge(grid[:, ::-1], unflagged[:, ::-1], grid.shape[1] - 1 - anchor, is_unflagged)
+    high = _edge(grid, unflagged, anchor, is_unflagged)
+    if features.is_count:
+        # Nothing lies under zero, so an interval open to that side ends there.
+        low = np.where(np.isnan(low), 0.0, low)
+    return np.where(exists, low, np.nan), np.where(exists, high, np.nan)
+
+
+def _candidates(
+    detector: Detector, features: FeatureSet, values: Floats, contexts: Floats, scale: Floats
+) -> Floats:
+    """Ascending values (n_rows, k) around the expected one, with it and the observed one among them."""
+    baseline, spread = contexts[:, 0], np.maximum(contexts[:, 1], detector.scaling.spread[0])
+    steps = np.concatenate([-_STEPS[::-1], [0.0], _STEPS])
+    grid = features.restore(baseline[:, None] + spread[:, None] * steps, scale[:, None])
+    return np.sort(np.concatenate([grid, values[:, None]], axis=1), axis=1)
+
+
+def _anchor(grid: Floats, unflagged: Bools, observed: Bools, passes: Bools, expected: Floats) -> Ints:
+    """Column of the value that the interval holds."""
+    distance = np.where(unflagged, np.abs(grid - expected[:, None]), np.inf)
+    return np.where(passes, observed.argmax(axis=1), distance.argmin(axis=1))
+
+
+def _edge(grid: Floats, unflagged: Bools, anchor: Ints, is_unflagged: Callable[[Floats], Bools]) -> Floats:
+    """Last unflagged value from the anchor rightwards; NaN where all up to the end of the grid are."""
+    columns = np.arange(grid.shape[1])
+    flagged_after = ~unflagged & (columns > anchor[:, None])
+    first = np.where(flagged_after.any(axis=1), flagged_after.argmax(axis=1), 0)
+    rows = np.arange(len(grid))
+    outside, inside = grid[rows, first].copy(), grid[rows, np.maximum(first - 1, 0)].copy()
+    for _ in range(_BISECTIONS):
+        middle = (inside + outside) / 2.0
+        passed = is_unflagged(middle[:, None])[:, 0]
+        inside, outside = np.where(passed, middle, inside), np.where(passed, outside, middle)
+    return np.where(first > 0, inside, np.nan)
