@@ -1,0 +1,287 @@
+"""The steps of both pipelines: plain functions over paths, a warehouse, a registry and a metric.
+
+    train   extract -> preprocess -> train -> evaluate -> register
+    infer   resolve -> featurize -> predict -> publish
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.feather as feather
+
+from segwatch.core.bundle import ModelBundle, Rules, write_bundle
+from segwatch.core.decision import Decisions, decide
+from segwatch.core.evaluation import evaluate as evaluate_panel
+from segwatch.core.features import CONTEXT, FEATURES
+from segwatch.core.panel import Floats, Panel, build_panel
+from segwatch.core.schema import TableSchema
+from segwatch.core.training import Progress, ended_after, fit_panel
+from segwatch.core.window import Window
+from segwatch.data import predictions_schema
+from segwatch.errors import DataError
+from segwatch.registries.base import ModelRegistry, ModelVersion
+from segwatch.settings import Metric
+from segwatch.warehouses.base import Warehouse
+
+FEATURES_KEPT_FOR = dt.timedelta(days=1)
+_PREFIX = "dimension_"
+
+
+def _ignore(_: int) -> None:
+    return None
+
+
+def model_name(metric_name: str) -> str:
+    """Name of a metric's model in the registry."""
+    return f"segwatch-{metric_name}"
+
+
+def predictions_table(dimensions: tuple[str, ...]) -> TableSchema:
+    """Schema of the predictions table: the fixed columns and one for each dimension."""
+    return predictions_schema().with_columns(dimensions, after="level")
+
+
+def rules(metric: Metric) -> Rules:
+    """The thresholds that the settings ask of a metric's model."""
+    return Rules(metric.alpha, metric.fdr, metric.min_history)
+
+
+def extract(warehouse: Warehouse, metric: Metric, window: Window, to: Path) -> int:
+    """The file `to` holds the Window's observations; returns how many."""
+    observations = warehouse.observations(metric, window)
+    feather.write_feather(observations, str(to), compression="lz4")
+    return int(observations.num_rows)
+
+
+def preprocess(observations: Path, metric: Metric, window: Window, to: Path) -> Panel:
+    """The directory `to` holds the Panel of the extracted observations."""
+    table = feather.read_table(str(observations))
+    build_panel(table, metric.dimensions, window, metric.missing).save(to)
+    return Panel.load(to)
+
+
+def train(panel: Path, metric_name: str, metric: Metric, to: Path, progress: Progress = _ignore) -> ModelBundle:
+    """The directory `to` holds the bundle of one detector per segment of the Panel.
+
+    Raises DataError if not one segment could be fitted, naming the first one's reason.
+    """
+    loaded = Panel.load(panel)
+    fitted = fit_panel(loaded, metric.feature_set, metric.min_history, progress)
+    bundle = write_bundle(to, metric_name, loaded, metric.feature_set, rules(metric), fitted)
+    if "ok" not in bundle.status:
+        raise DataError(
+            f"no segment of {metric_name} can be trained in {loaded.window}; the first, "
+            f"{loaded.segments.labels[0]}: {bundle.reason[0]}"
+        )
+    return bundle
+
+
+def evaluate(panel: Path, metric: Metric, progress: Progress = _ignore) -> dict[str, float]:
+    """Alert rate on the last `holdout` periods and recall of changes planted there."""
+    return evaluate_panel(Panel.load(panel), metric.feature_set, rules(metric), metric.holdout, progress)
+
+
+def register(
+    registry: ModelRegistry, bundle: ModelBundle, metrics: Mapping[str, float], run_id: str
+) -> ModelVersion:
+    """The bundle is a new version of the metric's model; no alias moves."""
+    manifest = bundle.manifest
+    counts = {f"segments_{name}": float(n) for name, n in manifest["counts"].items()}
+    parameters = {
+        **{name: str(value) for name, value in manifest["rules"].items()},
+        "window_start": manifest["window"]["start"],
+        "window_end": manifest["window"]["end"],
+        "feature_set": f"{manifest['feature_set']['name']} v{manifest['feature_set']['version']}",
+        "data_digest": manifest["data_digest"],
+    }
+    return registry.register(
+        model_name(manifest["metric"]),
+        bundle.path,
+        parameters=parameters,
+        metrics={**counts, **metrics},
+        tags={"segwatch.run_id": run_id},
+    )
+
+
+def resolve(registry: ModelRegistry, metric_name: str, metric: Metric, to: Path) -> tuple[ModelVersion, ModelBundle]:
+    """The exact version that `champion` points to, downloaded to `to` and checked.
+
+    Raises ModelError if there is none or it is damaged, DataError if it was trained on other dimensions.
+    """
+    version = registry.resolve(model_name(metric_name))
+    bundle = ModelBundle.open(registry.download(version, to))
+    if bundle.dimensions != metric.dimensions or bundle.feature_set != metric.feature_set:
+        raise DataError(
+            f"version {version.version} of {version.name} was trained on other settings (dimensions"
+            f" {', '.join(bundle.dimensions)}, grain {bundle.feature_set.grain}): run `segwatch train`"
+        )
+    return version, bundle
+
+
+@dataclass(frozen=True)
+class FeatureRows:
+    """The temporary table of features, and how many of its rows can be scored."""
+
+    table: str
+    n_rows: int
+    n_scorable: int
+
+
+def featurize(
+    warehouse: Warehouse, metric: Metric, bundle: ModelBundle, window: Window, run_id: str, now: dt.datetime
+) -> FeatureRows:
+    """A temporary table holds the Window's rows: keys, value, status, and where it is ok context and features."""
+    wide = window.before(bundle.feature_set.lookback)
+    observations = warehouse.observations(metric, wide)
+    panel = build_panel(observations, metric.dimensions, wide, metric.missing, bundle.history)
+    rows = pa.concat_tables(_feature_rows(panel, bundle, window))
+    name = warehouse.write_features(run_id, rows, now + FEATURES_KEPT_FOR)
+    return FeatureRows(name, rows.num_rows, pc.sum(pc.equal(rows["status"], "ok")).as_py() or 0)
+
+
+def _feature_rows(panel: Panel, bundle: ModelBundle, window: Window) -> Iterator[pa.Table]:
+    """The rows of each chunk of segments."""
+    n_known = len(bundle.history.segments)
+    width = len(window)
+    features = bundle.feature_set
+    statuses = np.array([*bundle.status, *["new_segment"] * (len(panel.segments) - n_known)], dtype=object)
+    ended = panel.ended(ended_after(features))[:, -width:]
+    for part in panel.chunks(500_000):
+        values = np.asarray(panel.values[part])
+        ids = np.arange(len(panel.segments))[part]
+        known = ids < n_known
+        scale = np.where(known, bundle.scale[np.minimum(ids, n_known - 1)], 1.0)
+        context = features.context(values, scale)[:, -width:]
+        values = values[:, -width:]
+        complete = features.is_complete(context)
+        status = np.repeat(statuses[part][:, None], width, axis=1)
+        fit = status == "ok"
+        status[fit & (np.isnan(values) | ~complete)] = "no_data"
+        status[fit & ended[part]] = "ended"
+        born = window.times[None, :] >= panel.history.first_seen[part][:, None]
+        i, j = np.nonzero(born)
+        yield _feature_table(panel, bundle, ids[i], window.times[j], values[i, j], status[i, j], context[i, j], scale[i])
+
+
+def _feature_table(
+    panel: Panel,
+    bundle: ModelBundle,
+    positions: np.ndarray[tuple[int], np.dtype[np.int64]],
+    times: np.ndarray[tuple[int], np.dtype[np.datetime64]],
+    values: Floats,
+    status: np.ndarray[tuple[int], np.dtype[np.object_]],
+    context: Floats,
+    scale: Floats,
+) -> pa.Table:
+    ok = status == "ok"
+    X = bundle.feature_set.features(values, context, scale)
+    segments = panel.segments
+    reasons = [None if good else _reason(panel, bundle, i, s, v) for good, i, s, v in zip(ok, positions, status, values, strict=True)]
+    columns: dict[str, pa.Array] = {
+        "segment_id": pa.array([segments.ids[i] for i in positions], pa.string()),
+        **{
+            _PREFIX + name: pa.array([segments.values[i][d] for i in positions], pa.string())
+            for d, name in enumerate(segments.dimensions)
+        },
+        "ts": pa.array(times.astype("datetime64[us]")),
+        "value": pa.array(values, from_pandas=True),
+        "status": pa.array(status, pa.string()),
+        "reason": pa.array(reasons, pa.string()),
+        **{name: pa.array(context[:, k], mask=~ok) for k, name in enumerate(CONTEXT)},
+        **{name: pa.array(X[:, k], mask=~ok) for k, name in enumerate(FEATURES)},
+    }
+    return pa.table(columns)
+
+
+def _reason(panel: Panel, bundle: ModelBundle, position: int, status: str, value: float) -> str:
+    """Why a row has no score."""
+    if status == "new_segment":
+        return f"first seen {panel.history.first_seen[position]}, after the model was trained"
+    if status == "ended":
+        return f"no row since {panel.history.last_seen[position]}"
+    if status == "no_data":
+        return "the data of this period did not arrive" if np.isnan(value) else "too many gaps before it"
+    return bundle.reason[position] or status
+
+
+def predict(
+    warehouse: Warehouse,
+    features: FeatureRows,
+    metric_name: str,
+    metric: Metric,
+    bundle: ModelBundle,
+    stamp: Mapping[str, object],
+    progress: Progress = _ignore,
+) -> pa.Table:
+    """The predictions of every row of the feature table, scored or not, in the predictions table's columns.
+
+    stamp: model_version, run_id and scored_at of the run.
+    """
+    rows = warehouse.read_features(features.table)
+    ok = rows.filter(pc.equal(rows["status"], "ok"))
+    contexts, X = (np.column_stack([ok[name].to_numpy() for name in names]) for names in (CONTEXT, FEATURES))
+    ids = ok["segment_id"].to_pylist()
+    periods = ok["ts"].to_numpy().astype("datetime64[us]").astype(np.int64)
+    values = ok["value"].to_numpy()
+    decisions = decide(bundle, ids, periods, values, contexts, X, progress)
+    scored = _predictions(ok, metric_name, metric, stamp, decisions)
+    rest = _predictions(rows.filter(pc.not_equal(rows["status"], "ok")), metric_name, metric, stamp, None)
+    return pa.concat_tables([scored, rest])
+
+
+def _predictions(
+    rows: pa.Table, metric_name: str, metric: Metric, stamp: Mapping[str, object], decisions: Decisions | None
+) -> pa.Table:
+    n = rows.num_rows
+    schema = predictions_table(metric.dimensions).arrow()
+    columns: dict[str, pa.Array | pa.ChunkedArray] = {
+        "metric": pa.repeat(metric_name, n),
+        "level": pa.repeat(metric.level, n),
+        **{name: rows[_PREFIX + name] for name in metric.dimensions},
+        **{name: rows[name] for name in ("segment_id", "value", "status", "reason")},
+        "ts": rows["ts"].cast(pa.timestamp("us")).cast(pa.timestamp("us", tz="UTC")),
+        "is_anomaly": pa.repeat(False, n),
+        **{name: pa.repeat(pa.scalar(value, schema.field(name).type), n) for name, value in stamp.items()},
+    }
+    if decisions is not None:
+        columns |= _decision_columns(rows, decisions)
+    arrays = [columns[f.name].cast(f.type) if f.name in columns else pa.nulls(n, f.type) for f in schema]
+    return pa.table(arrays, schema=schema)
+
+
+def _decision_columns(rows: pa.Table, decisions: Decisions) -> dict[str, pa.Array]:
+    up = rows["value"].to_numpy() > decisions.expected
+    directions = np.where(decisions.is_anomaly, np.where(up, "up", "down"), None)
+    return {
+        "expected": pa.array(decisions.expected),
+        "lower": pa.array(decisions.lower, from_pandas=True),
+        "upper": pa.array(decisions.upper, from_pandas=True),
+        "score": pa.array(decisions.score),
+        "p_value": pa.array(decisions.p_value),
+        "prediction": pa.array(decisions.prediction),
+        "is_anomaly": pa.array(decisions.is_anomaly),
+        "direction": pa.array(directions, pa.string()),
+        "reason": pa.array(np.where(decisions.is_pattern, "pattern", None), pa.string()),
+    }
+
+
+def publish(
+    warehouse: Warehouse,
+    table: str,
+    metric_name: str,
+    window: Window,
+    predictions: pa.Table,
+    selection: Mapping[str, frozenset[str]],
+) -> int:
+    """The predictions stand in place of those of the same metric, Window and selection; returns how many."""
+    chosen = predictions
+    for name, wanted in selection.items():
+        chosen = chosen.filter(pc.is_in(chosen[name], pa.array(sorted(wanted), pa.string())))
+    return warehouse.replace_predictions(table, metric_name, window, chosen, selection)

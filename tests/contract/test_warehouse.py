@@ -1,0 +1,1205 @@
+"""The contract of every Warehouse; what only DuckDB has (files, locks, death) is at the end."""
+
+from __future__ import annotations
+
+import collections
+import datetime as dt
+import importlib.resources
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from segwatch.core.schema import Column, TableSchema, observations_schema
+from segwatch.core.window import Window
+from segwatch.errors import BackendError, DataError, SettingsError
+from segwatch.settings import Metric
+from segwatch.warehouses import Warehouse, open_warehouse
+from segwatch.warehouses.duckdb_errors import explain
+
+KEYS = ["created_at", "country_code", "platform", "channel"]
+DIMENSIONS = ("country_code", "platform")
+METRIC_SCHEMA = TableSchema.from_json(
+    (importlib.resources.files("segwatch.data") / "schema.json").read_text()
+)
+PREDICTIONS_SCHEMA = TableSchema.from_json(
+    (importlib.resources.files("segwatch.data") / "predictions_schema.json").read_text()
+)
+NOW = dt.datetime(2026, 11, 24, 12, tzinfo=dt.UTC)
+
+
+class DuckdbBackend:
+    """A DuckDB file, and ways to put things into it behind segwatch's back."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "test.duckdb"
+        self.url = f"duckdb:///{self.path}"
+        self._opened: list[Warehouse] = []
+
+    def open(self) -> Warehouse:
+        warehouse = open_warehouse(self.url)
+        self._opened.append(warehouse)
+        return warehouse
+
+    def run(self, *statements: str) -> None:
+        with duckdb.connect(str(self.path)) as connection:
+            for statement in statements:
+                connection.execute(statement)
+
+    def load(self, name: str, rows: pa.Table) -> None:
+        """Makes a table that segwatch did not make; name: as it stands in SQL."""
+        with duckdb.connect(str(self.path)) as connection:
+            connection.register("rows_to_load", rows)
+            connection.execute(f"CREATE OR REPLACE TABLE {name} AS SELECT * FROM rows_to_load")
+
+    def close(self) -> None:
+        for warehouse in self._opened:
+            warehouse.close()
+
+
+BACKENDS = {"duckdb": DuckdbBackend}
+
+
+@pytest.fixture(params=list(BACKENDS))
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DuckdbBackend]:
+    made = BACKENDS[request.param](tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def warehouse(backend: DuckdbBackend) -> Warehouse:
+    return backend.open()
+
+
+def metric_rows(*rows: tuple[str, str | None, str | None, int]) -> pa.Table:
+    """(day, country, platform, users), of the channel web."""
+    columns = zip(*rows, strict=True) if rows else ([], [], [], [])
+    days, countries, platforms, users = (list(column) for column in columns)
+    table = pa.table(
+        {
+            "created_at": pa.array([dt.date.fromisoformat(day) for day in days], pa.date32()),
+            "country_code": pa.array(countries, pa.string()),
+            "platform": pa.array(platforms, pa.string()),
+            "channel": pa.array(["web"] * len(days), pa.string()),
+            "new_users": pa.array(users, pa.int64()),
+        }
+    )
+    return METRIC_SCHEMA.conform(table, "the test")
+
+
+def metric(**changes: Any) -> Metric:
+    fields = {"table": "users", "time": "created_at", "value": "new_users", "dimensions": DIMENSIONS}
+    return Metric(**{**fields, **changes})
+
+
+def window(start: str, end: str, grain: Any = "day") -> Window:
+    return Window(np.datetime64(start), np.datetime64(end), grain)
+
+
+JANUARY = window("2024-01-01", "2024-02-01")
+
+
+def prediction_rows(metric_name: str, days: list[str], value: float = 1.0, **columns: list[Any]) -> pa.Table:
+    """One prediction for each day and each of the columns' values."""
+    n_values = len(next(iter(columns.values()))) if columns else 1
+    n = len(days) * n_values
+    times = [dt.datetime.fromisoformat(day) for day in days for _ in range(n_values)]
+    constant = {
+        "metric": metric_name,
+        "level": "country_code/platform",
+        "value": value,
+        "is_anomaly": False,
+        "status": "ok",
+        "model_version": "1",
+        "run_id": "r",
+    }
+    data: dict[str, Any] = {
+        name: pa.array([constant.get(name)] * n, PREDICTIONS_SCHEMA.arrow().field(name).type)
+        for name in PREDICTIONS_SCHEMA.names
+    }
+    data["ts"] = pa.array(times, pa.timestamp("us", "UTC"))
+    data["scored_at"] = pa.array([NOW] * n, pa.timestamp("us", "UTC"))
+    data["segment_id"] = pa.array([f"s{i}" for _ in days for i in range(n_values)])
+    return pa.table({**data, **{name: pa.array(values * len(days)) for name, values in columns.items()}})
+
+
+def create_predictions(warehouse: Warehouse, *dimensions: str) -> None:
+    warehouse.create_table("predictions", PREDICTIONS_SCHEMA.with_columns(dimensions, "level"))
+
+
+def keyed(rows: pa.Table) -> list[tuple[str, str, float]]:
+    return [(str(r["ts"].date()), r["segment_id"], r["value"]) for r in rows.to_pylist()]
+
+
+# Tables
+
+
+def test_create_makes_the_table_once(warehouse: Warehouse) -> None:
+    assert warehouse.create_table("users", METRIC_SCHEMA) is True
+    assert warehouse.create_table("users", METRIC_SCHEMA) is False
+    assert warehouse.created_tables() == ["users"]
+    held = warehouse.table_schema("users")
+    assert held is not None
+    assert [(f.name, f.type) for f in held] == [(f.name, f.type) for f in METRIC_SCHEMA.arrow()]
+
+
+def test_create_makes_every_type(warehouse: Warehouse) -> None:
+    warehouse.create_table("predictions", PREDICTIONS_SCHEMA)
+    held = warehouse.table_schema("predictions")
+    assert held is not None
+    assert [(f.name, f.type) for f in held] == [(f.name, f.type) for f in PREDICTIONS_SCHEMA.arrow()]
+    assert warehouse.create_table("predictions", PREDICTIONS_SCHEMA) is False
+
+
+def test_create_in_a_schema_makes_the_schema(warehouse: Warehouse) -> None:
+    assert warehouse.create_table("sales.users", METRIC_SCHEMA) is True
+    assert warehouse.create_table("sales.users", METRIC_SCHEMA) is False
+    assert warehouse.created_tables() == ["sales.users"]
+    assert (
+        warehouse.insert("sales.users", metric_rows(("2024-01-01", "it", "ios", 1)).to_batches(), KEYS) == 1
+    )
+
+
+@pytest.mark.parametrize("name", [".users", "sales.", "."])
+def test_create_refuses_a_name_with_an_empty_part(warehouse: Warehouse, name: str) -> None:
+    with pytest.raises(DataError, match="is not the name of a table"):
+        warehouse.create_table(name, METRIC_SCHEMA)
+
+
+def test_create_gives_an_earlier_predictions_table_the_columns_it_lacks(warehouse: Warehouse) -> None:
+    create_predictions(warehouse, "country_code")
+    rows = prediction_rows("users", ["2024-01-01"], country_code=["it"])
+    warehouse.replace_predictions("predictions", "users", JANUARY, rows, {})
+    wider = PREDICTIONS_SCHEMA.with_columns(["country_code", "plan"], "level")
+    assert warehouse.create_table("predictions", wider) is False
+    assert warehouse.created_tables() == ["predictions"]
+    held = warehouse.predictions("predictions", "users", JANUARY)
+    assert held["country_code"].to_pylist() == ["it"]
+    assert held["plan"].to_pylist() == [None]
+
+
+def test_create_keeps_a_column_that_the_settings_no_longer_name(warehouse: Warehouse) -> None:
+    create_predictions(warehouse, "country_code", "platform")
+    assert warehouse.create_table("predictions", PREDICTIONS_SCHEMA) is False
+    held = warehouse.table_schema("predictions")
+    assert held is not None and "platform" in held.names
+
+
+def test_create_refuses_other_columns(warehouse: Warehouse) -> None:
+    warehouse.create_table("users", METRIC_SCHEMA)
+    other = TableSchema(tuple(c for c in METRIC_SCHEMA.columns if c.name != "new_users"))
+    retyped = TableSchema((*other.columns, Column("new_users", "FLOAT", True)))
+    longer = TableSchema((*METRIC_SCHEMA.columns, Column("revenue", "FLOAT", True)))
+    with pytest.raises(DataError, match="'new_users' must be FLOAT"):
+        warehouse.create_table("users", retyped)
+    with pytest.raises(DataError, match=r"'revenue' must be FLOAT.*missing"):
+        warehouse.create_table("users", longer)
+
+
+def test_names_and_descriptions_with_quotes_are_only_names(warehouse: Warehouse) -> None:
+    name = "a\"b'c; DROP TABLE x --è\\"
+    columns = (Column("x\"; --'y", "STRING", False, "it's \"\\ a\nname"), Column("è t", "TIMESTAMP", True))
+    assert warehouse.create_table(name, TableSchema(columns)) is True
+    assert warehouse.created_tables() == [name]
+    rows = pa.record_batch(
+        {"x\"; --'y": ["v'; --"], "è t": pa.array([NOW], pa.timestamp("us", "UTC"))},
+    )
+    assert warehouse.insert(name, [rows], ["x\"; --'y"]) == 1
+    assert warehouse.insert(name, [rows], ["x\"; --'y"]) == 1
+    assert warehouse.truncate(name) == 1
+
+
+def test_a_table_of_anyone_else_is_refused_and_survives(backend: DuckdbBackend, warehouse: Warehouse) -> None:
+    backend.load("users", metric_rows(("2024-01-01", "it", "ios", 5)))
+    batches = metric_rows(("2024-01-01", "it", "ios", 6)).to_batches()
+    calls: list[Callable[[], object]] = [
+        lambda: warehouse.create_table("users", METRIC_SCHEMA),
+        lambda: warehouse.truncate("users"),
+        lambda: warehouse.insert("users", batches, KEYS),
+        lambda: warehouse.replace_predictions("users", "m", JANUARY, prediction_rows("m", []), {}),
+    ]
+    for call in calls:
+        with pytest.raises(DataError, match=r"'users' in .* was not made by segwatch"):
+            call()
+    warehouse.create_table("predictions", PREDICTIONS_SCHEMA)
+    assert warehouse.drop_created() == ["predictions"]
+    assert warehouse.observations(metric(), JANUARY)["value"].to_pylist() == [5.0]
+
+
+def test_a_comment_of_anyone_else_is_no_mark(backend: DuckdbBackend, warehouse: Warehouse) -> None:
+    backend.run("CREATE TABLE a (x INT)", "CREATE TABLE b (x INT)", "CREATE TABLE c (x INT)")
+    backend.run(
+        "COMMENT ON TABLE a IS 'segwatch'", "COMMENT ON TABLE b IS '[1]'", "COMMENT ON TABLE c IS '{}'"
+    )
+    assert warehouse.created_tables() == []
+    assert warehouse.drop_created() == []
+
+
+def test_truncate_empties_the_table(warehouse: Warehouse) -> None:
+    warehouse.create_table("users", METRIC_SCHEMA)
+    rows = metric_rows(("2024-01-01", "it", "ios", 5), ("2024-01-02", "it", "ios", 5))
+    warehouse.insert("users", rows.to_batches(), KEYS)
+    assert warehouse.truncate("users") == 2
+    assert warehouse.truncate("users") == 0
+
+
+def test_a_missing_table_is_named_with_those_there_are(backend: DuckdbBackend, warehouse: Warehouse) -> None:
+    backend.run("CREATE TABLE orders (x INT)", "CREATE SCHEMA sales", "CREATE VIEW sales.v AS SELECT 1 AS x")
+    for call in (
+        lambda: warehouse.truncate("users"),
+        lambda: warehouse.observations(metric(), JANUARY),
+        lambda: warehouse.span(metric()),
+        lambda: warehouse.predictions("users", "m", JANUARY),
+    ):
+        with pytest.raises(DataError, match=r"has no table 'users'; it holds orders, sales\.v"):
+            call()
+    assert warehouse.table_schema("users") is None
+    assert warehouse.table_schema("sales.v") is not None
+
+
+# Inserting
+
+
+def test_inserting_twice_does_not_double(warehouse: Warehouse) -> None:
+    warehouse.create_table("users", METRIC_SCHEMA)
+    rows = metric_rows(*((f"2024-01-{d:02d}", c, "ios", d) for d in range(1, 31) for c in ("it", "de")))
+    assert warehouse.insert("users", rows.to_batches(max_chunksize=7), KEYS) == 60
+    assert warehouse.insert("users", rows.to_batches(), KEYS) == 60
+    assert sum(warehouse.observations(metric(), JANUARY)["n_rows"].to_pylist()) == 60
+
+
+def test_insert_replaces_rows_whose_dimension_is_null(warehouse: Warehouse) -> None:
+    warehouse.create_table("users", METRIC_SCHEMA)
+    first = metric_rows(
+        ("2024-01-01", None, "ios", 1), ("2024-01-01", "it", None, 2), ("2024-01-01", None, None, 3)
+    )
+    warehouse.insert("users", first.to_batches(), KEYS)
+    warehouse.insert("users", metric_rows(("2024-01-01", None, "ios", 10)).to_batches(), KEYS)
+    rows = warehouse.observations(metric(), JANUARY).to_pylist()
+    assert [(r["country_code"], r["platform"], r["value"]) for r in rows] == [
+        ("<null>", "<null>", 3.0),
+        ("<null>", "ios", 10.0),
+        ("it", "<null>", 2.0),
+    ]
+
+
+def test_insert_keeps_duplicate_rows_of_one_load(warehouse: Warehouse) -> None:
+    warehouse.create_table("users", METRIC_SCHEMA)
+    rows = metric_rows(("2024-01-01", "it", "ios", 1), ("2024-01-01", "it", "ios", 2))
+    for _ in range(2):
+        assert warehouse.insert("users", rows.to_batches(), KEYS) == 2
+    assert warehouse.observations(metric(), JANUARY)["value"].to_pylist() == [3.0]
+
+
+def test_inserting_nothing_is_no_error(warehouse: Warehouse) -> None:
+    warehouse.create_table("users", METRIC_SCHEMA)
+    assert warehouse.insert("users", [], KEYS) == 0
+    assert warehouse.insert("users", metric_rows().to_batches(), KEYS) == 0
+
+
+def test_insert_of_an_unknown_column_is_refused(warehouse: Warehouse) -> None:
+    warehouse.create_table("users", METRIC_SCHEMA)
+    rows = metric_rows(("2024-01-01", "it", "ios", 1)).append_column("extra", pa.array([1]))
+    with pytest.raises(DataError, match="no column 'extra'; it has created_at"):
+        warehouse.insert("users", rows.to_batches(), KEYS)
+    with pytest.raises(DataError, match="no column 'key'"):
+        warehouse.insert("users", metric_rows(("2024-01-01", "it", "ios", 1)).to_batches(), ["key"])
+
+
+def test_an_error_amid_the_batches_leaves_the_table_as_it_was(warehouse: Warehouse) -> None:
+    warehouse.create_table("users", METRIC_SCHEMA)
+    old = metric_rows(("2024-01-01", "it", "ios", 1))
+    warehouse.insert("users", old.to_batches(), KEYS)
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for day in range(1, 20):
+            yield from metric_rows((f"2024-01-{day:02d}", "it", "ios", 9)).to_batches()
+        raise DataError("the file ends in the middle of a row")
+
+    with pytest.raises(DataError, match="middle of a row"):
+        warehouse.insert("users", batches(), KEYS)
+    assert warehouse.observations(metric(), JANUARY)["value"].to_pylist() == [1.0]
+    assert warehouse.insert("users", old.to_batches(), KEYS) == 1
+
+
+def test_a_null_in_a_required_column_leaves_the_table_as_it_was(warehouse: Warehouse) -> None:
+    warehouse.create_table("users", METRIC_SCHEMA)
+    rows = metric_rows(("2024-01-01", "it", "ios", 1))
+    warehouse.insert("users", rows.to_batches(), KEYS)
+    bad = rows.set_column(4, "new_users", pa.array([None], pa.int64()))
+    with pytest.raises(DataError, match="new_users"):
+        warehouse.insert("users", bad.to_batches(), KEYS)
+    assert warehouse.observations(metric(), JANUARY)["value"].to_pylist() == [1.0]
+
+
+# Observations
+
+
+def test_observations_sum_duplicates_in_the_promised_form(
+    backend: DuckdbBackend, warehouse: Warehouse
+) -> None:
+    rows = metric_rows(
+        ("2024-01-02", "it", "ios", 1),
+        ("2024-01-01", "it", "web", 4),
+        ("2024-01-02", "it", "ios", 2),
+        ("2024-01-01", None, "ios", 8),
+        ("2024-01-01", "it", "ios", 16),
+    )
+    backend.load("users", rows)
+    found = warehouse.observations(metric(), JANUARY)
+    assert found.schema == observations_schema(DIMENSIONS)
+    day = [dt.datetime(2024, 1, d) for d in (1, 2)]
+    assert [tuple(row.values()) for row in found.to_pylist()] == [
+        (day[0], "<null>", "ios", 8.0, 1),
+        (day[0], "it", "ios", 16.0, 1),
+        (day[1], "it", "ios", 3.0, 2),
+        (day[0], "it", "web", 4.0, 1),
+    ]
+
+
+TEXTS = [
+    "NA",
+    "null",
+    "None",
+    "",
+    " ",
+    "è",
+    "日本",
+    "it's",
+    'a"b',
+    "a/b",
+    "a\\b",
+    "%",
+    "a\nb",
+    "\u0301",
+    "😀",
+]
+
+
+def test_every_text_survives(backend: DuckdbBackend, warehouse: Warehouse) -> None:
+    backend.load("users", metric_rows(*(("2024-01-01", text, "NO", 1) for text in TEXTS)))
+    found = warehouse.observations(metric(), JANUARY)
+    assert found["country_code"].to_pylist() == sorted(TEXTS, key=str.encode)
+
+
+def test_the_window_is_half_open(backend: DuckdbBackend, warehouse: Warehouse) -> None:
+    backend.load("users", metric_rows(*((f"2024-01-{d:02d}", "it", "ios", d) for d in range(1, 11))))
+    found = warehouse.observations(metric(), window("2024-01-03", "2024-01-05"))
+    assert found["value"].to_pylist() == [3.0, 4.0]
+    assert warehouse.span(metric()) == (np.datetime64("2024-01-01"), np.datetime64("2024-01-11"))
+
+
+TIMES = [
+    "2024-01-01 00:00:00",
+    "2024-01-01 00:59:59.999999",
+    "2024-01-01 01:00:00",
+    "2024-01-02 23:59:59.999999",
+]
+
+
+@pytest.mark.parametrize("type_", ["TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS", "TIMESTAMPTZ"])
+def test_times_are_truncated_to_the_grain(backend: DuckdbBackend, warehouse: Warehouse, type_: str) -> None:
+    whole = type_ in ("TIMESTAMP_S", "TIMESTAMP_MS")
+    times = [t.partition(".")[0] if whole else t for t in TIMES]
+    zone = "+00" if type_ == "TIMESTAMPTZ" else ""
+    backend.run(
+        f"CREATE TABLE users (created_at {type_}, country_code VARCHAR, platform VARCHAR, new_users INT)",
+        *(f"INSERT INTO users VALUES ('{t}{zone}', 'it', 'ios', 1)" for t in times),
+    )
+    days = warehouse.observations(metric(), JANUARY)
+    assert days["ts"].to_pylist() == [dt.datetime(2024, 1, 1), dt.datetime(2024, 1, 2)]
+    assert days["n_rows"].to_pylist() == [3, 1]
+    hourly = metric(grain="hour")
+    hours = warehouse.observations(hourly, window("2024-01-01T00", "2024-01-02T23", "hour"))
+    assert hours["ts"].to_pylist() == [dt.datetime(2024, 1, 1, 0), dt.datetime(2024, 1, 1, 1)]
+    assert warehouse.span(hourly) == (np.datetime64("2024-01-01T00"), np.datetime64("2024-01-03T00"))
+
+
+def test_zoned_times_are_read_as_utc_in_any_environment(tmp_path: Path) -> None:
+    backend = DuckdbBackend(tmp_path)
+    backend.run(
+        "CREATE TABLE users (created_at TIMESTAMPTZ, country_code VARCHAR, platform VARCHAR, new_users INT)",
+        "INSERT INTO users VALUES ('2024-01-02 01:30:00+03', 'it', 'ios', 1)",
+    )
+    code = (
+        "import sys, numpy as np; from segwatch.warehouses import open_warehouse;"
+        "from segwatch.settings import Metric; from segwatch.core.window import Window;"
+        "m = Metric(table='users', time='created_at', value='new_users', dimensions=('country_code',));"
+        "w = Window(np.datetime64('2024-01-01'), np.datetime64('2024-02-01'));"
+        "print(open_warehouse(sys.argv[1]).observations(m, w)['ts'][0])"
+    )
+    environment = {**os.environ, "TZ": "Asia/Tokyo"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, backend.url], capture_output=True, text=True, env=environment, check=True
+    )
+    assert done.stdout.strip() == "2024-01-01 00:00:00"
+
+
+def test_times_before_1970_are_truncated_downwards(backend: DuckdbBackend, warehouse: Warehouse) -> None:
+    backend.run(
+        "CREATE TABLE users AS SELECT TIMESTAMP '1969-12-30 13:00:00' AS created_at, 'it' AS country_code,"
+        " 'ios' AS platform, 1 AS new_users"
+    )
+    assert warehouse.span(metric()) == (np.datetime64("1969-12-30"), np.datetime64("1969-12-31"))
+    found = warehouse.observations(metric(), window("1969-12-01", "1970-01-01"))
+    assert found["ts"].to_pylist() == [dt.datetime(1969, 12, 30)]
+
+
+def test_any_column_names_and_a_view_in_a_schema(backend: DuckdbBackend, warehouse: Warehouse) -> None:
+    backend.run(
+        'CREATE SCHEMA "my sales"',
+        'CREATE VIEW "my sales"."o\'r""ders" AS SELECT DATE \'2024-01-01\' AS "Wann? è", 2.5 AS "n""_rows",'
+        " 'x' AS \"va lue\", 'y' AS \"VALUES\", [1] AS unused, INTERVAL 1 DAY AS i",
+    )
+    found = warehouse.observations(
+        Metric(table="my sales.o'r\"ders", time="Wann? è", value='n"_rows', dimensions=("va lue", "VALUES")),
+        JANUARY,
+    )
+    assert found.to_pylist() == [
+        {"ts": dt.datetime(2024, 1, 1), "va lue": "x", "VALUES": "y", "value": 2.5, "n_rows": 1}
+    ]
+
+
+def test_columns_named_like_the_output_do_not_clash(backend: DuckdbBackend, warehouse: Warehouse) -> None:
+    backend.run("CREATE TABLE users AS SELECT DATE '2024-01-01' AS value, 3 AS ts, 'a' AS d1, 'b' AS D0")
+    found = warehouse.observations(metric(time="value", value="ts", dimensions=("d1", "D0")), JANUARY)
+    assert [tuple(row.values()) for row in found.to_pylist()] == [(dt.datetime(2024, 1, 1), "a", "b", 3.0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("type_", "values", "texts"),
+    [
+        ("INTEGER", ["10", "9", "NULL"], ["10", "9", "<null>"]),
+        ("BOOLEAN", ["true", "false", "NULL"], ["<null>", "false", "true"]),
+        ("DATE", ["'2024-02-01'", "NULL"], ["2024-02-01", "<null>"]),
+        ("ENUM ('z', 'a')", ["'z'", "'a'", "NULL"], ["<null>", "a", "z"]),
+        ("VARCHAR COLLATE NOCASE", ["'b'", "'C'", "'a'"], ["C", "a", "b"]),
+    ],
+)
+def test_dimensions_of_any_type_become_text_in_byte_order(
+    backend: DuckdbBackend, warehouse: Warehouse, type_: str, values: list[str], texts: list[str]
+) -> None:
+    backend.run(
+        f"CREATE TABLE users (created_at DATE, country_code {type_}, new_users INT)",
+        *(f"INSERT INTO users VALUES ('2024-01-01', {value}, 1)" for value in values),
+    )
+    found = warehouse.observations(metric(dimensions=("country_code",)), JANUARY)
+    assert found["country_code"].to_pylist() == sorted(texts)
+
+
+@pytest.mark.parametrize("type_", ["HUGEINT", "UBIGINT", "DECIMAL(18, 3)", "FLOAT", "DOUBLE", "TINYINT"])
+def test_values_of_any_numeric_type_become_floats(
+    backend: DuckdbBackend, warehouse: Warehouse, type_: str
+) -> None:
+    backend.run(
+        f"CREATE TABLE users AS SELECT DATE '2024-01-01' AS created_at, 'it' AS country_code,"
+        f" 'ios' AS platform, 100::{type_} AS new_users FROM range(3)"
+    )
+    assert warehouse.observations(metric(), JANUARY)["value"].to_pylist() == [300.0]
+
+
+def test_whole_numbers_add_up_exactly_whatever_the_order(
+    backend: DuckdbBackend, warehouse: Warehouse
+) -> None:
+    backend.run(
+        "CREATE TABLE users AS SELECT DATE '2024-01-01' AS created_at, 'it' AS country_code,"
+        " 'ios' AS platform, unnest([9007199254740993, 1, -9007199254740993, 1]) AS new_users"
+    )
+    assert warehouse.observations(metric(missing="gap"), JANUARY)["value"].to_pylist() == [2.0]
+
+
+def test_order_is_held_where_duckdb_does_not_keep_it(backend: DuckdbBackend, warehouse: Warehouse) -> None:
+    warehouse.create_table("predictions", PREDICTIONS_SCHEMA)
+    backend.run(
+        "SET GLOBAL preserve_insertion_order = false",
+        "CREATE TABLE users AS SELECT DATE '2024-01-01' + (i % 31)::INT AS created_at,"
+        " (i // 31)::VARCHAR AS country_code, 'ios' AS platform, 1 AS new_users FROM range(31 * 10000) r(i)",
+    )
+    found = warehouse.observations(metric(), JANUARY)
+    keys = list(zip(found["country_code"].to_pylist(), found["ts"].to_pylist(), strict=True))
+    assert keys == sorted(keys) and len(keys) == 310_000
+
+
+SAFE_TEXT = st.one_of(st.none(), st.sampled_from(["a", "A", "<null>", "é", "'", "/"]), st.text(max_size=3))
+ROWS = st.lists(
+    st.tuples(
+        st.datetimes(dt.datetime(2023, 12, 31), dt.datetime(2024, 1, 4)),
+        SAFE_TEXT,
+        SAFE_TEXT,
+        st.integers(0, 2**40),
+    ),
+    max_size=12,
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=ROWS, grain=st.sampled_from(["day", "hour"]))
+def test_observations_equal_a_plain_group_by(backend: DuckdbBackend, rows: list[Any], grain: Any) -> None:
+    inside = (dt.datetime(2024, 1, 1, 0), dt.datetime(2024, 1, 3, 0))
+    times, countries, platforms, users = ([row[i] for row in rows] for i in range(4))
+    backend.load(
+        "users",
+        pa.table(
+            {
+                "created_at": pa.array(times, pa.timestamp("us")),
+                "country_code": pa.array(countries, pa.string()),
+                "platform": pa.array(platforms, pa.string()),
+                "new_users": pa.array(users, pa.int64()),
+            }
+        ),
+    )
+    expected: collections.Counter[Any] = collections.Counter()
+    for moment, country, platform, count in rows:
+        if inside[0] <= moment < inside[1]:
+            period = moment.replace(minute=0, second=0, microsecond=0, hour=moment.hour * (grain == "hour"))
+            texts = ("<null>" if text is None else text for text in (country, platform))
+            expected[*texts, period] += count
+    asked = Window(np.datetime64(inside[0]), np.datetime64(inside[1]), grain)
+    warehouse = backend.open()
+    if not expected:
+        with pytest.raises(DataError):
+            warehouse.observations(metric(grain=grain), asked)
+        return
+    found = warehouse.observations(metric(grain=grain), asked)
+    order = sorted(expected, key=lambda key: (key[0].encode(), key[1].encode(), key[2]))
+    got = [tuple(row.values()) for row in found.drop_columns(["n_rows"]).to_pylist()]
+    assert got == [
+        (ts, country, platform, float(expected[country, platform, ts])) for country, platform, ts in order
+    ]
+
+
+# Data that cannot be watched
+
+
+def one_row(**changes: str) -> str:
+    """SQL of a table of one good row, with columns changed."""
+    columns = {
+        "created_at": "TIMESTAMP '2024-01-05 10:00:00'",
+        "country_code": "'it'",
+        "platform": "NULL::VARCHAR",
+        "new_users": "1.5::DOUBLE",
+    }
+    wanted = ", ".join(f"{value} AS {name}" for name, value in {**columns, **changes}.items() if value)
+    return f"CREATE TABLE users AS SELECT {wanted}"
+
+
+@pytest.mark.parametrize(
+    ("table", "changes", "message"),
+    [
+        (
+            one_row(new_users=""),
+            {},
+            "'users' .* no column 'new_users'; it has created_at, country_code, platform",
+        ),
+        (one_row(platform=""), {}, "no column 'platform'"),
+        (one_row(created_at=""), {}, "no column 'created_at'"),
+        (one_row(created_at="'2024-01-05'"), {}, r"'created_at' \(the time\) has the type STRING"),
+        (one_row(created_at="20240105"), {}, r"'created_at' \(the time\) has the type INT32"),
+        (one_row(created_at="TIME '10:00:00'"), {}, r"'created_at' \(the time\) has the type TIME"),
+        (one_row(created_at="DATE '2024-01-05'"), {"grain": "hour"}, "is a DATE, which cannot hold hours"),
+        (one_row(new_users="'12'"), {}, r"'new_users' \(the value\) has the type STRING.* must be a number"),
+        (one_row(new_users="true"), {}, "has the type BOOLEAN"),
+        (one_row(new_users="INTERVAL 1 DAY"), {}, "has the type UNKNOWN"),
+        (one_row(platform="[1, 2]"), {}, r"'platform' \(a dimension\) has the type ARRAY"),
+        (one_row(platform="'a'::BLOB"), {}, r"'platform' \(a dimension\) has the type BINARY"),
+        (
+            one_row(new_users="NULL::DOUBLE"),
+            {},
+            r"'new_users' \(the value\): 1 row has NULL in the Window \[2024-01-01, 2024-02-01\), the first"
+            r" at 2024-01-05T10:00:00 in segment it/<null>; mend",
+        ),
+        (one_row(new_users="'nan'::DOUBLE"), {}, "1 row has NaN"),
+        (one_row(new_users="'nan'::FLOAT"), {"missing": "gap"}, "1 row has NaN"),
+        (one_row(new_users="'inf'::DOUBLE"), {}, "1 row has an infinite number"),
+        (one_row(new_users="'-inf'::DOUBLE"), {"missing": "gap"}, "1 row has an infinite number"),
+        (one_row(new_users="-1"), {}, '1 row has a negative number .* or set missing = "gap"'),
+        (
+            one_row(created_at="NULL::DATE"),
+            {},
+            r"'created_at' \(the time\): 1 row has NULL .* segment it/<null>",
+        ),
+        (one_row(created_at="'infinity'::TIMESTAMP"), {}, "no date of the years 1 to 9999"),
+        (one_row(created_at="'-infinity'::DATE"), {}, "no date of the years 1 to 9999"),
+    ],
+)
+def test_bad_data_is_named(
+    backend: DuckdbBackend, warehouse: Warehouse, table: str, changes: dict[str, Any], message: str
+) -> None:
+    backend.run(table)
+    source = metric(**changes)
+    asked = window("2024-01-01", "2024-02-01", source.grain)
+    with pytest.raises(DataError, match=message):
+        warehouse.observations(source, asked)
+
+
+def test_negative_values_are_fine_where_the_metric_is_no_count(
+    backend: DuckdbBackend, warehouse: Warehouse
+) -> None:
+    backend.run(one_row(new_users="-1"))
+    assert warehouse.observations(metric(missing="gap"), JANUARY)["value"].to_pylist() == [-1.0]
+
+
+def test_bad_values_outside_of_the_window_do_not_matter(backend: DuckdbBackend, warehouse: Warehouse) -> None:
+    backend.run(
+        one_row(),
+        one_row(created_at="TIMESTAMP '2024-02-01'", new_users="NULL").replace(
+            "CREATE TABLE users AS", "INSERT INTO users"
+        ),
+    )
+    assert warehouse.observations(metric(), JANUARY).num_rows == 1
+
+
+def test_a_sum_past_the_largest_float_is_refused(backend: DuckdbBackend, warehouse: Warehouse) -> None:
+    backend.run(
+        one_row(new_users="1e308::DOUBLE"), "INSERT INTO users FROM users", "INSERT INTO users FROM users"
+    )
+    with pytest.raises(DataError):
+        warehouse.observations(metric(), JANUARY)
+
+
+def test_an_empty_window_is_named_with_what_the_table_holds(
+    backend: DuckdbBackend, warehouse: Warehouse
+) -> None:
+    backend.load("users", metric_rows(("2024-01-01", "it", "ios", 5), ("2026-11-23", "it", "ios", 5)))
+    with pytest.raises(DataError, match=r"\[2025-01-01, 2025-02-01\); it holds 2024-01-01 to 2026-11-23"):
+        warehouse.observations(metric(), window("2025-01-01", "2025-02-01"))
+
+
+def test_an_empty_table_has_no_span(backend: DuckdbBackend, warehouse: Warehouse) -> None:
+    backend.load("users", metric_rows())
+    assert warehouse.span(metric()) is None
+    with pytest.raises(DataError, match="holds no rows"):
+        warehouse.observations(metric(), JANUARY)
+
+
+def test_a_view_that_is_broken_is_named(backend: DuckdbBackend, warehouse: Warehouse) -> None:
+    backend.run("CREATE TABLE base (x INT)", "CREATE VIEW users AS SELECT * FROM base", "DROP TABLE base")
+    with pytest.raises(DataError, match=r"view 'users' .* cannot be read"):
+        warehouse.observations(metric(), JANUARY)
+
+
+def test_a_view_whose_rows_do_not_convert_is_a_data_error(
+    backend: DuckdbBackend, warehouse: Warehouse
+) -> None:
+    backend.run(one_row(new_users="'many'").replace("users", "raw", 1))
+    backend.run("CREATE VIEW users AS SELECT * REPLACE (new_users::INT AS new_users) FROM raw")
+    with pytest.raises(DataError, match="many"):
+        warehouse.observations(metric(), JANUARY)
+
+
+# Feature tables
+
+
+def feature_rows() -> pa.Table:
+    return pa.table(
+        {
+            "segment_id": ["b", "a", "a"],
+            "ts": pa.array([dt.datetime(2024, 1, d) for d in (1, 2, 1)], pa.timestamp("us")),
+            "e": pa.array([1.0, math.nan, None], pa.float64()),
+            "strange \"name'": ["<null>", None, "x"],
+        }
+    )
+
+
+def test_features_come_back_as_they_went_in_ordered(warehouse: Warehouse) -> None:
+    warehouse.create_table("predictions", PREDICTIONS_SCHEMA)
+    name = warehouse.write_features("20261124_ab12", feature_rows(), NOW)
+    assert name == "segwatch_features_20261124_ab12"
+    assert name in warehouse.created_tables()
+    found = warehouse.read_features(name)
+    assert found.schema == feature_rows().schema
+    assert str(found.to_pylist()) == str(feature_rows().take([2, 1, 0]).to_pylist())
+
+
+def test_writing_features_again_replaces_them(warehouse: Warehouse) -> None:
+    warehouse.create_table("predictions", PREDICTIONS_SCHEMA)
+    name = warehouse.write_features("r", feature_rows(), NOW)
+    assert warehouse.write_features("r", feature_rows().slice(0, 1), NOW) == name
+    assert warehouse.read_features(name).num_rows == 1
+
+
+def test_features_are_dropped_once_or_twice(warehouse: Warehouse) -> None:
+    warehouse.create_table("predictions", PREDICTIONS_SCHEMA)
+    name = warehouse.write_features("r", feature_rows(), NOW)
+    warehouse.drop_features(name)
+    warehouse.drop_features(name)
+    with pytest.raises(DataError, match="no table 'segwatch_features_r'"):
+        warehouse.read_features(name)
+
+
+def test_only_feature_tables_are_read_or_dropped_as_such(
+    backend: DuckdbBackend, warehouse: Warehouse
+) -> None:
+    warehouse.create_table("predictions", PREDICTIONS_SCHEMA)
+    backend.run("CREATE TABLE segwatch_features_mine (x INT)")
+    with pytest.raises(DataError, match="not a feature table"):
+        warehouse.drop_features("predictions")
+    with pytest.raises(DataError, match="not made by segwatch"):
+        warehouse.drop_features("segwatch_features_mine")
+    with pytest.raises(DataError, match="not made by segwatch"):
+        warehouse.write_features("mine", feature_rows(), NOW)
+
+
+def test_the_sweep_drops_expired_feature_tables_only(warehouse: Warehouse) -> None:
+    warehouse.create_table("predictions", PREDICTIONS_SCHEMA)
+    hour = dt.timedelta(hours=1)
+    rome = dt.timezone(hour)
+    expired = warehouse.write_features("old", feature_rows(), NOW - hour)
+    warehouse.write_features("young", feature_rows(), NOW + hour)
+    warehouse.write_features("zoned", feature_rows(), (NOW + hour).astimezone(rome))
+    assert warehouse.sweep_features(NOW) == [expired]
+    assert warehouse.sweep_features(NOW) == []
+    naive = (NOW + hour).replace(tzinfo=None)
+    assert len(warehouse.sweep_features(naive)) == 2
+    assert warehouse.created_tables() == ["predictions"]
+
+
+# Predictions
+
+
+def test_only_the_metric_window_and_selection_are_replaced(warehouse: Warehouse) -> None:
+    create_predictions(warehouse, "country_code", "platform")
+    days = ["2024-01-01", "2024-01-02", "2024-01-03", "2024-01-04"]
+    segments = {"country_code": ["it", "it", "de", "<null>"], "platform": ["ios", "web", "ios", None]}
+    for name in ("users", "orders"):
+        old = prediction_rows(name, days, 1.0, **segments)
+        assert warehouse.replace_predictions("predictions", name, JANUARY, old, {}) == 16
+    asked = window("2024-01-02", "2024-01-04")
+    new = prediction_rows("users", days[1:3], 2.0, country_code=["it", "<null>"], platform=["ios", "ios"])
+    selection = {"country_code": frozenset({"it", "<null>"}), "platform": frozenset({"ios"})}
+    for _ in range(2):
+        assert warehouse.replace_predictions("predictions", "users", asked, new, selection) == 4
+        held = warehouse.predictions("predictions", "users", JANUARY)
+        changed = [
+            (str(r["ts"].date()), r["country_code"], r["platform"])
+            for r in held.to_pylist()
+            if r["value"] == 2.0
+        ]
+        assert sorted(changed) == [
+            ("2024-01-02", "<null>", "ios"),
+            ("2024-01-02", "it", "ios"),
+            ("2024-01-03", "<null>", "ios"),
+            ("2024-01-03", "it", "ios"),
+        ]
+        # it/ios of two days is gone; <null> of no platform was not selected.
+        assert held.num_rows == 16 - 2 + 4
+        assert warehouse.predictions("predictions", "orders", JANUARY)["value"].to_pylist() == [1.0] * 16
+
+
+def test_a_rerun_replaces_the_predictions_of_the_same_window(warehouse: Warehouse) -> None:
+    create_predictions(warehouse, "country_code")
+    rows = prediction_rows("users", ["2024-01-01", "2024-01-02"], country_code=["it", "de"])
+    for _ in range(3):
+        warehouse.replace_predictions("predictions", "users", JANUARY, rows, {})
+    found = warehouse.predictions("predictions", "users", JANUARY)
+    assert found.num_rows == 4
+    schema = PREDICTIONS_SCHEMA.with_columns(["country_code"], "level")
+    assert found.select(rows.column_names).equals(
+        rows.sort_by([("ts", "ascending"), ("segment_id", "ascending")])
+    )
+    assert schema.conform(found, "predictions").num_rows == 4
+
+
+def test_replacing_with_no_rows_removes_those_there_were(warehouse: Warehouse) -> None:
+    create_predictions(warehouse)
+    warehouse.replace_predictions(
+        "predictions", "users", JANUARY, prediction_rows("users", ["2024-01-01"]), {}
+    )
+    assert (
+        warehouse.replace_predictions("predictions", "users", JANUARY, prediction_rows("users", []), {}) == 0
+    )
+    assert warehouse.predictions("predictions", "users", JANUARY).num_rows == 0
+
+
+def test_a_bad_row_fails_the_whole_and_the_old_rows_stand(warehouse: Warehouse) -> None:
+    create_predictions(warehouse)
+    old = prediction_rows("users", ["2024-01-01", "2024-01-02"], 1.0)
+    warehouse.replace_predictions("predictions", "users", JANUARY, old, {})
+    new = prediction_rows("users", ["2024-01-01", "2024-01-02"], 2.0)
+    at = new.column_names.index("status")
+    bad = new.set_column(at, "status", pa.array(["ok", None], pa.string()))
+    with pytest.raises(DataError, match="status"):
+        warehouse.replace_predictions("predictions", "users", JANUARY, bad, {})
+    assert keyed(warehouse.predictions("predictions", "users", JANUARY)) == [
+        ("2024-01-01", "s0", 1.0),
+        ("2024-01-02", "s0", 1.0),
+    ]
+    assert warehouse.replace_predictions("predictions", "users", JANUARY, new, {}) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "day", "country", "what"),
+    [
+        ("orders", "2024-01-01", "it", "metric users"),
+        ("users", "2024-02-01", "it", "Window"),
+        ("users", "2023-12-31", "it", "Window"),
+        ("users", "2024-01-01", "de", "selection country_code = it"),
+    ],
+)
+def test_rows_outside_of_what_is_replaced_are_refused(
+    warehouse: Warehouse, name: str, day: str, country: str, what: str
+) -> None:
+    create_predictions(warehouse, "country_code")
+    rows = prediction_rows(name, [day], country_code=[country])
+    with pytest.raises(DataError, match=f"outside of the {what}"):
+        warehouse.replace_predictions(
+            "predictions", "users", JANUARY, rows, {"country_code": frozenset({"it"})}
+        )
+
+
+def test_predictions_with_an_unknown_dimension_are_refused(warehouse: Warehouse) -> None:
+    create_predictions(warehouse, "country_code")
+    rows = prediction_rows("users", ["2024-01-01"], plan=["free"])
+    with pytest.raises(DataError, match="no column 'plan'"):
+        warehouse.replace_predictions("predictions", "users", JANUARY, rows, {})
+    with pytest.raises(DataError, match="predictions have no column 'plan'"):
+        warehouse.replace_predictions(
+            "predictions", "users", JANUARY, rows.drop_columns(["plan"]), {"plan": frozenset({"free"})}
+        )
+
+
+def test_predictions_of_a_metric_with_other_dimensions_leave_the_rest_null(warehouse: Warehouse) -> None:
+    create_predictions(warehouse, "country_code", "plan")
+    rows = prediction_rows("orders", ["2024-01-01"], plan=["free"])
+    warehouse.replace_predictions("predictions", "orders", JANUARY, rows, {})
+    found = warehouse.predictions("predictions", "orders", JANUARY)
+    assert (found["plan"].to_pylist(), found["country_code"].to_pylist()) == (["free"], [None])
+
+
+def test_predictions_of_a_window_are_half_open_and_ordered(warehouse: Warehouse) -> None:
+    create_predictions(warehouse)
+    days = [f"2024-01-0{d}" for d in (4, 1, 3, 2)]
+    rows = pa.concat_tables([prediction_rows("users", [day]) for day in days])
+    warehouse.replace_predictions("predictions", "users", JANUARY, rows, {})
+    found = warehouse.predictions("predictions", "users", window("2024-01-02", "2024-01-04"))
+    assert [day for day, _, _ in keyed(found)] == ["2024-01-02", "2024-01-03"]
+    assert found.schema.field("ts").type == pa.timestamp("us", "UTC")
+
+
+def test_the_span_of_predictions_is_their_first_and_last_time(warehouse: Warehouse) -> None:
+    create_predictions(warehouse)
+    assert warehouse.prediction_span("predictions", "users") is None
+    rows = prediction_rows("users", ["2024-01-03", "2024-01-01T07:00"])
+    warehouse.replace_predictions("predictions", "users", JANUARY, rows, {})
+    first, last = warehouse.prediction_span("predictions", "users") or pytest.fail()
+    assert (first, last) == (np.datetime64("2024-01-01T07:00"), np.datetime64("2024-01-03"))
+    assert first.dtype == last.dtype == np.dtype("datetime64[us]")
+    assert warehouse.prediction_span("predictions", "orders") is None
+
+
+def test_a_closed_warehouse_opens_again(warehouse: Warehouse) -> None:
+    warehouse.create_table("users", METRIC_SCHEMA)
+    warehouse.close()
+    warehouse.close()
+    assert warehouse.created_tables() == ["users"]
+
+
+# URLs
+
+
+@pytest.mark.parametrize(
+    "url", ["", "duckdb:", "duckdb:///", "duckdb://x.duckdb", "bigquery://p/d", "/a.duckdb"]
+)
+def test_an_unknown_url_is_named_with_the_form_expected(url: str) -> None:
+    with pytest.raises(SettingsError, match=r"duckdb:///FILE") as caught:
+        open_warehouse(url)
+    assert repr(url) in str(caught.value)
+
+
+def test_opening_a_url_imports_duckdb_only_where_it_is_used() -> None:
+    code = "import sys, segwatch.warehouses; assert not {'duckdb', 'ibis'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# DuckDB: the file
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Iterator[DuckdbBackend]:
+    made = DuckdbBackend(tmp_path)
+    yield made
+    made.close()
+
+
+def test_only_create_makes_the_file(local: DuckdbBackend) -> None:
+    warehouse = local.open()
+    rows = prediction_rows("users", ["2024-01-01"])
+    calls: list[Callable[[], object]] = [
+        warehouse.created_tables,
+        warehouse.drop_created,
+        lambda: warehouse.truncate("users"),
+        lambda: warehouse.insert("users", metric_rows(("2024-01-01", "it", "ios", 1)).to_batches(), KEYS),
+        lambda: warehouse.table_schema("users"),
+        lambda: warehouse.observations(metric(), JANUARY),
+        lambda: warehouse.span(metric()),
+        lambda: warehouse.write_features("r", feature_rows(), NOW),
+        lambda: warehouse.read_features("segwatch_features_r"),
+        lambda: warehouse.drop_features("segwatch_features_r"),
+        lambda: warehouse.sweep_features(NOW),
+        lambda: warehouse.replace_predictions("predictions", "users", JANUARY, rows, {}),
+        lambda: warehouse.predictions("predictions", "users", JANUARY),
+        lambda: warehouse.prediction_span("predictions", "users"),
+    ]
+    for call in calls:
+        with pytest.raises(BackendError, match=r"there is no database .*test\.duckdb: run `segwatch create`"):
+            call()
+    assert not local.path.exists()
+
+
+def test_a_create_that_fails_leaves_no_new_file(local: DuckdbBackend) -> None:
+    with pytest.raises(DataError):
+        local.open().create_table("users.", METRIC_SCHEMA)
+    assert list(local.path.parent.iterdir()) == []
+
+
+def test_drop_created_removes_the_file_that_segwatch_made(local: DuckdbBackend) -> None:
+    local.open().create_table("users", METRIC_SCHEMA)
+    local.close()
+    warehouse = local.open()
+    warehouse.create_table("sales.predictions", PREDICTIONS_SCHEMA)
+    warehouse.write_features("r", feature_rows(), NOW)
+    assert warehouse.drop_created() == ["segwatch_features_r", "users", "sales.predictions"]
+    assert list(local.path.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "CREATE TABLE mine (x INT)",
+        "CREATE VIEW mine AS SELECT 1 AS x",
+        "CREATE SCHEMA mine",
+        "CREATE SEQUENCE mine",
+        "CREATE MACRO mine(x) AS x + 1",
+        "CREATE TYPE mine AS ENUM ('a')",
+        "CREATE TABLE sales.mine (x INT)",
+    ],
+)
+def test_drop_created_keeps_a_file_that_holds_anything_else(local: DuckdbBackend, other: str) -> None:
+    warehouse = local.open()
+    warehouse.create_table("users", METRIC_SCHEMA)
+    warehouse.create_table("sales.users", METRIC_SCHEMA)
+    local.run(other)
+    assert warehouse.drop_created() == ["users", "sales.users"]
+    assert local.path.exists()
+    assert warehouse.created_tables() == []
+    with duckdb.connect(str(local.path)) as connection:
+        schemas = {
+            row[0] for row in connection.execute("SELECT schema_name FROM duckdb_schemas()").fetchall()
+        }
+    assert ("sales" in schemas) == ("sales" in other)
+
+
+def test_drop_created_keeps_a_file_that_segwatch_did_not_make(local: DuckdbBackend) -> None:
+    local.run("SELECT 1")
+    warehouse = local.open()
+    warehouse.create_table("users", METRIC_SCHEMA)
+    assert warehouse.drop_created() == ["users"]
+    assert local.path.exists()
+
+
+def test_the_file_is_locked_by_another_process(local: DuckdbBackend) -> None:
+    local.open().create_table("users", METRIC_SCHEMA)
+    local.close()
+    code = "import duckdb, sys; c = duckdb.connect(sys.argv[1]); print('ready', flush=True); sys.stdin.read()"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(local.path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdin and holder.stdout
+    try:
+        assert holder.stdout.readline() == "ready\n"
+        warehouse = local.open()
+        with pytest.raises(BackendError, match=r"test\.duckdb is in use by another process") as caught:
+            warehouse.created_tables()
+        assert caught.value.retryable
+    finally:
+        holder.communicate()
+    assert warehouse.created_tables() == ["users"]
+
+
+def test_a_file_that_is_no_database_is_named_and_kept(local: DuckdbBackend) -> None:
+    local.path.write_text("a,b\n" * 5000)
+    for call in (local.open().created_tables, lambda: local.open().create_table("users", METRIC_SCHEMA)):
+        with pytest.raises(BackendError, match=r"test\.duckdb is not a DuckDB database") as caught:
+            call()
+        assert not caught.value.retryable
+    assert local.path.read_text() == "a,b\n" * 5000
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match=r"there is no folder .*nowhere"):
+        open_warehouse(f"duckdb:///{tmp_path}/nowhere/x.duckdb").create_table("users", METRIC_SCHEMA)
+
+
+def test_a_file_in_place_of_the_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(BackendError, match=r"there is no folder .*file"):
+        open_warehouse(f"duckdb:///{tmp_path}/file/x.duckdb").create_table("users", METRIC_SCHEMA)
+
+
+def test_a_folder_in_place_of_the_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match="is a folder"):
+        open_warehouse(f"duckdb:///{tmp_path}").created_tables()
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self").exists(), reason="there is no folder that refuses everyone's files"
+)
+def test_a_folder_that_refuses_files_is_named() -> None:
+    with pytest.raises(BackendError, match=r"/proc/x\.duckdb"):
+        open_warehouse("duckdb:////proc/x.duckdb").create_table("users", METRIC_SCHEMA)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_file_is_named(local: DuckdbBackend) -> None:
+    local.open().create_table("users", METRIC_SCHEMA)
+    local.close()
+    local.path.chmod(0o400)
+    with pytest.raises(BackendError, match="may not be written"):
+        local.open().truncate("users")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            duckdb.IOException("IO Error: Could not write file: No space left on device"),
+            "disk that holds x is full",
+        ),
+        (
+            duckdb.OutOfMemoryException("failed to offload, max_temp_directory_size"),
+            "disk that holds x is full",
+        ),
+        (duckdb.OutOfMemoryException("Out of Memory Error: failed to allocate"), "needs more memory"),
+        (duckdb.IOException('IO Error: Cannot open file "x": Permission denied'), "may not be written"),
+        (OSError(30, "Read-only file system"), "may not be written"),
+        (
+            duckdb.IOException("Trying to read a database file with version number 99"),
+            "another version of DuckDB",
+        ),
+        (duckdb.InternalException("INTERNAL Error: no"), "x could not be used"),
+    ],
+)
+def test_what_the_disk_refuses_is_said_in_one_line(error: Any, words: str) -> None:
+    said = explain(error, Path("x"))
+    assert isinstance(said, BackendError) and not said.retryable
+    assert words in str(said) and "\n" not in str(said)
+
+
+def test_two_connections_of_one_process_share_the_file(local: DuckdbBackend) -> None:
+    with duckdb.connect(str(local.path)) as connection:
+        connection.execute(one_row())
+        warehouse = local.open()
+        assert warehouse.observations(metric(), JANUARY).num_rows == 1
+        with duckdb.connect(str(local.path)) as second:
+            assert second.execute("SELECT count(*) FROM users").fetchone() == (1,)
+
+
+def test_a_variable_or_a_file_is_never_taken_for_a_table(local: DuckdbBackend, monkeypatch: Any) -> None:
+    monkeypatch.chdir(local.path.parent)
+    users = metric_rows(("2024-01-01", "it", "ios", 5))
+    Path("users.csv").write_text("created_at,country_code,platform,new_users\n2024-01-01,it,ios,1\n")
+    local.run("CREATE TABLE other (x INT)")
+    for name in ("users", "users.csv"):
+        with pytest.raises(DataError, match="has no table"):
+            local.open().observations(metric(table=name), JANUARY)
+    assert users.num_rows == 1
+
+
+def test_no_extension_is_downloaded(local: DuckdbBackend) -> None:
+    warehouse = local.open()
+    warehouse.create_table("users", METRIC_SCHEMA)
+    with duckdb.connect(str(local.path)) as connection:
+        names = ["autoinstall_known_extensions", "autoload_known_extensions"]
+        for name in names:
+            assert connection.execute("SELECT current_setting(?)", [name]).fetchone() == (False,)
+
+
+def test_a_million_rows_are_inserted_twice_in_seconds(local: DuckdbBackend) -> None:
+    warehouse = local.open()
+    warehouse.create_table("users", METRIC_SCHEMA)
+    n_days, n_segments = 500, 2000
+    day = np.datetime64("2023-01-01") + np.arange(n_days)
+    countries = pa.array([f"c{i}" for i in range(n_segments)])
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for created_at in day:
+            yield pa.record_batch(
+                [
+                    pa.array(np.full(n_segments, created_at)),
+                    countries,
+                    pa.nulls(n_segments, pa.string()),
+                    pa.array(["web"] * n_segments),
+                    pa.array(np.arange(n_segments)),
+                ],
+                schema=METRIC_SCHEMA.arrow(),
+            )
+
+    started = time.monotonic()
+    for _ in range(2):
+        assert warehouse.insert("users", batches(), KEYS) == n_days * n_segments
+    found = warehouse.observations(metric(), window("2023-01-01", "2025-01-01"))
+    assert found.num_rows == n_days * n_segments
+    assert found["n_rows"].to_numpy().max() == 1
+    assert time.monotonic() - started < 30
+
+
+# DuckDB: sudden death
+
+_REPLACE_FOREVER = """
+import importlib.util, itertools, sys
+spec = importlib.util.spec_from_file_location("contract", sys.argv[2])
+contract = importlib.util.module_from_spec(spec)
+sys.modules["contract"] = contract
+spec.loader.exec_module(contract)
+warehouse = contract.open_warehouse(sys.argv[1])
+for value in itertools.count(1):
+    rows = contract.many_predictions(float(value))
+    print(value, flush=True)
+    warehouse.replace_predictions("predictions", "users", contract.JANUARY, rows, {})
+"""
+_DAYS = [f"2024-01-{day:02d}" for day in range(1, 32)]
+
+
+def many_predictions(value: float) -> pa.Table:
+    return prediction_rows("users", _DAYS, value, country_code=[f"c{i}" for i in range(600)])
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no kill -9")
+@pytest.mark.parametrize("seed", range(6))
+def test_death_amid_replace_leaves_the_old_table_or_the_new_one(local: DuckdbBackend, seed: int) -> None:
+    warehouse = local.open()
+    create_predictions(warehouse, "country_code")
+    warehouse.replace_predictions("predictions", "users", JANUARY, many_predictions(0.0), {})
+    local.close()
+    writer = subprocess.Popen(
+        [sys.executable, "-c", _REPLACE_FOREVER, local.url, __file__], stdout=subprocess.PIPE, text=True
+    )
+    assert writer.stdout
+    try:
+        begun = int(writer.stdout.readline())
+        time.sleep(random.Random(seed).uniform(0, 0.6))
+    finally:
+        writer.kill()
+        rest, _ = writer.communicate()
+    begun = max([begun, *map(int, rest.split())])
+    found = local.open().predictions("predictions", "users", JANUARY)
+    values = set(found["value"].to_pylist())
+    assert found.num_rows == 31 * 600
+    assert len(values) == 1 and values <= {begun - 1.0, float(begun)}
