@@ -22,6 +22,7 @@ from segwatch.core.evaluation import evaluate as evaluate_panel
 from segwatch.core.features import CONTEXT, FEATURES
 from segwatch.core.panel import Floats, Panel, build_panel
 from segwatch.core.schema import TableSchema
+from segwatch.core.segment import Selection, describe, is_selected
 from segwatch.core.training import Progress, ended_after, fit_panel
 from segwatch.core.window import Window
 from segwatch.data import predictions_schema
@@ -60,11 +61,26 @@ def extract(warehouse: Warehouse, metric: Metric, window: Window, to: Path) -> i
     return int(observations.num_rows)
 
 
-def preprocess(observations: Path, metric: Metric, window: Window, to: Path) -> Panel:
-    """The directory `to` holds the Panel of the extracted observations."""
+def preprocess(observations: Path, metric: Metric, window: Window, to: Path, selection: Selection) -> Panel:
+    """The directory `to` holds the Panel of the selected segments in the extracted observations.
+
+    Raises DataError if no segment is selected.
+    """
     table = feather.read_table(str(observations))
-    build_panel(table, metric.dimensions, window, metric.missing).save(to)
+    panel = build_panel(table, metric.dimensions, window, metric.missing)
+    if selection:
+        # Chosen only now: whether data arrived is seen from all segments.
+        panel = _selected(panel, selection)
+    panel.save(to)
     return Panel.load(to)
+
+
+def _selected(panel: Panel, selection: Selection) -> Panel:
+    segments = panel.segments
+    rows = [i for i, v in enumerate(segments.values) if is_selected(segments.dimensions, v, selection)]
+    if not rows:
+        raise DataError(f"no segment in {panel.window} has {describe(selection)}: see the values in the table")
+    return Panel(panel.history.take(rows), panel.window, panel.values[rows])
 
 
 def train(panel: Path, metric_name: str, metric: Metric, to: Path, progress: Progress = _ignore) -> ModelBundle:
@@ -272,16 +288,20 @@ def _decision_columns(rows: pa.Table, decisions: Decisions) -> dict[str, pa.Arra
     }
 
 
+def select(predictions: pa.Table, selection: Selection) -> pa.Table:
+    """The predictions of the selected segments."""
+    for name, wanted in selection.items():
+        predictions = predictions.filter(pc.is_in(predictions[name], pa.array(sorted(wanted), pa.string())))
+    return predictions
+
+
 def publish(
     warehouse: Warehouse,
     table: str,
     metric_name: str,
     window: Window,
     predictions: pa.Table,
-    selection: Mapping[str, frozenset[str]],
+    selection: Selection,
 ) -> int:
     """The predictions stand in place of those of the same metric, Window and selection; returns how many."""
-    chosen = predictions
-    for name, wanted in selection.items():
-        chosen = chosen.filter(pc.is_in(chosen[name], pa.array(sorted(wanted), pa.string())))
-    return warehouse.replace_predictions(table, metric_name, window, chosen, selection)
+    return warehouse.replace_predictions(table, metric_name, window, predictions, selection)

@@ -8,6 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from segwatch.errors import UsageError
 
+Selection = Mapping[str, frozenset[str]]
+"""Wanted values by dimension; empty selects every segment."""
+
 NULL = "<null>"
 """Text that stands for a NULL dimension value."""
 
@@ -44,8 +47,13 @@ def parse_selection(texts: Iterable[str], dimensions: Sequence[str]) -> dict[str
 
 
 def is_selected(
-    dimensions: Sequence[str], values: Sequence[str], selection: Mapping[str, frozenset[str]]
+    dimensions: Sequence[str], values: Sequence[str], selection: Selection
 ) -> bool:
     """Whether a segment's values match every selected dimension."""
     named = dict(zip(dimensions, values, strict=True))
     return all(named[name] in wanted for name, wanted in selection.items())
+
+
+def describe(selection: Selection) -> str:
+    """The selection as text: `country_code=it, platform=ios`."""
+    return ", ".join(f"{name}={value}" for name, values in selection.items() for value in sorted(values))

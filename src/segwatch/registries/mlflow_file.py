@@ -118,5 +118,5 @@ def _holds_anything(connection: sqlite3.Connection) -> bool:
     if connection.execute("SELECT count(*) FROM experiments").fetchone()[0] > 1:
         return True
     tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    others = tables - _OWN_TABLES
+    others = {name for name in tables - _OWN_TABLES if not name.startswith("sqlite_")}
     return any(connection.execute(f'SELECT EXISTS (SELECT 1 FROM "{name}")').fetchone()[0] for name in others)

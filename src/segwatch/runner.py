@@ -1,0 +1,261 @@
+"""The in-process runner: the steps in sequence, in a work directory that is gone afterwards."""
+
+from __future__ import annotations
+
+import datetime as dt
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from segwatch import steps
+from segwatch.core.bundle import ModelBundle
+from segwatch.core.evaluation import SAMPLE
+from segwatch.core.panel import build_panel
+from segwatch.core.segment import Selection
+from segwatch.core.training import Progress
+from segwatch.core.window import Window
+from segwatch.errors import DataError, ModelError
+from segwatch.registries.base import ModelRegistry, ModelVersion
+from segwatch.settings import Metric
+from segwatch.warehouses.base import Warehouse
+
+_STALE = 24 * 3600
+
+
+class Observer(Protocol):
+    """Is told which step runs, and how far it is."""
+
+    def step(self, name: str, total: int | None = None) -> AbstractContextManager[Progress]:
+        """While the context is open the step runs; its value is called with how many more items are done."""
+        ...
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run on one metric: its places, its identity and its clock.
+
+    workspace: directory in which the run has a directory of its own. now: UTC.
+    """
+
+    run_id: str
+    now: dt.datetime
+    metric_name: str
+    metric: Metric
+    warehouse: Warehouse
+    registry: ModelRegistry
+    predictions_table: str
+    workspace: Path
+    observer: Observer
+    selection: Selection = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrainSummary:
+    """What a training did. seconds: wall time by step. promoted: whether the alias champion moved to it."""
+
+    window: Window
+    version: ModelVersion
+    promoted: bool
+    n_rows: int
+    counts: Mapping[str, int]
+    metrics: Mapping[str, float]
+    seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Worst:
+    """A segment with alerts: their number and their summed difference from the expected value."""
+
+    segment: str
+    n_anomalies: int
+    impact: float
+
+
+@dataclass(frozen=True)
+class InferSummary:
+    """What a scoring did. worst: segments by the size of their impact on the total."""
+
+    window: Window
+    version: ModelVersion
+    n_rows: int
+    n_segments: int
+    n_anomalies: int
+    by_status: Mapping[str, int]
+    worst: tuple[Worst, ...]
+    features_table: str | None
+    seconds: Mapping[str, float]
+
+
+@dataclass
+class _Clock:
+    """Runs steps under the observer and keeps their times."""
+
+    observer: Observer
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def step(self, name: str, total: int | None = None) -> Iterator[Progress]:
+        start = time.perf_counter()
+        with self.observer.step(name, total) as progress:
+            yield progress
+        self.seconds[name] = round(time.perf_counter() - start, 3)
+
+
+@contextmanager
+def _workspace(run: Run) -> Iterator[Path]:
+    """A directory of this run alone, removed at the end; those that a killed run left behind go too."""
+    run.workspace.mkdir(parents=True, exist_ok=True)
+    for old in run.workspace.iterdir():
+        if old.stat().st_mtime < time.time() - _STALE:
+            shutil.rmtree(old, ignore_errors=True)
+    directory = run.workspace / run.run_id
+    directory.mkdir()
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def train(run: Run, window: Window) -> TrainSummary:
+    """A new version of the metric's model is registered, and is the champion unless only a selection was trained."""
+    clock = _Clock(run.observer)
+    with _workspace(run) as work:
+        with clock.step("extract"):
+            n_rows = steps.extract(run.warehouse, run.metric, window, work / "observations.arrow")
+        with clock.step("preprocess"):
+            panel = steps.preprocess(
+                work / "observations.arrow", run.metric, window, work / "panel", run.selection
+            )
+        with clock.step("train", len(panel.segments)) as progress:
+            bundle = steps.train(work / "panel", run.metric_name, run.metric, work / "bundle", progress)
+        with clock.step("evaluate", min(SAMPLE, len(panel.segments))) as progress:
+            metrics = steps.evaluate(work / "panel", run.metric, progress)
+        with clock.step("register"):
+            version = steps.register(run.registry, bundle, metrics, run.run_id)
+            if not run.selection:
+                version = run.registry.promote(version.name, version.version)
+        counts = dict(bundle.manifest["counts"])
+    return TrainSummary(window, version, not run.selection, n_rows, counts, metrics, clock.seconds)
+
+
+def infer(run: Run, window: Window, *, keep_features: bool = False) -> InferSummary:
+    """The predictions table holds the champion's predictions of the Window, and no temporary table is left."""
+    clock = _Clock(run.observer)
+    with _workspace(run) as work:
+        with clock.step("resolve"):
+            run.warehouse.sweep_features(run.now)
+            version, bundle = steps.resolve(run.registry, run.metric_name, run.metric, work / "bundle")
+        predictions, table = _score(run, window, version, bundle, clock, keep_features)
+        with clock.step("publish"):
+            n_rows = steps.publish(
+                run.warehouse, run.predictions_table, run.metric_name, window, predictions, run.selection
+            )
+    return _summary(run, window, version, predictions, n_rows, table, clock.seconds)
+
+
+def _score(
+    run: Run, window: Window, version: ModelVersion, bundle: ModelBundle, clock: _Clock, keep_features: bool
+) -> tuple[pa.Table, str | None]:
+    """Predictions of the selected rows, and the name of the feature table where it was kept."""
+    stamp = {"model_version": version.version, "run_id": run.run_id, "scored_at": run.now}
+    features = None
+    try:
+        with clock.step("featurize"):
+            features = steps.featurize(run.warehouse, run.metric, bundle, window, run.run_id, run.now)
+        with clock.step("predict", features.n_scorable) as progress:
+            predictions = steps.predict(
+                run.warehouse, features, run.metric_name, run.metric, bundle, stamp, progress
+            )
+    finally:
+        if features is not None and not keep_features:
+            run.warehouse.drop_features(features.table)
+    chosen = steps.select(predictions, run.selection)
+    if run.selection and not chosen.num_rows:
+        raise DataError(f"no segment in {window} is selected by --select: see the values in {run.metric.table}")
+    return chosen, features.table if keep_features else None
+
+
+def _summary(
+    run: Run,
+    window: Window,
+    version: ModelVersion,
+    rows: pa.Table,
+    n_rows: int,
+    table: str | None,
+    seconds: Mapping[str, float],
+) -> InferSummary:
+    statuses = {row["values"]: row["counts"] for row in pc.value_counts(rows["status"]).to_pylist()}
+    flagged = rows.filter(rows["is_anomaly"])
+    return InferSummary(
+        window,
+        version,
+        n_rows,
+        len(pc.unique(rows["segment_id"])),
+        flagged.num_rows,
+        statuses,
+        _worst(flagged, run.metric),
+        table,
+        seconds,
+    )
+
+
+def _worst(flagged: pa.Table, metric: Metric, top: int = 5) -> tuple[Worst, ...]:
+    impact = np.asarray(flagged["value"].to_numpy() - flagged["expected"].to_numpy(), dtype=np.float64)
+    table = flagged.select(list(metric.dimensions)).append_column("impact of alerts", pa.array(impact))
+    sums = table.group_by(list(metric.dimensions)).aggregate([("impact of alerts", "sum"), ([], "count_all")])
+    rows = [
+        Worst(
+            "/".join(row[name] for name in metric.dimensions), row["count_all"], row["impact of alerts_sum"]
+        )
+        for row in sums.to_pylist()
+    ]
+    return tuple(sorted(rows, key=lambda worst: (-abs(worst.impact), worst.segment))[:top])
+
+
+def training_reason(run: Run, as_of: np.datetime64) -> str | None:
+    """Why the daily job trains before it scores; None if the champion is young enough."""
+    try:
+        champion = run.registry.resolve(steps.model_name(run.metric_name))
+    except ModelError:
+        return "there is no champion"
+    trained_to = np.datetime64(champion.parameters["window_end"], "h")
+    age = (np.datetime64(as_of, "h") - trained_to) / np.timedelta64(24, "h")
+    if age >= run.metric.retrain_every:
+        return f"the champion (version {champion.version}) was trained to {champion.parameters['window_end']}," \
+               f" {age:.0f} days ago, and retrain_every is {run.metric.retrain_every}"
+    return None
+
+
+def plan_training(run: Run, window: Window) -> dict[str, object]:
+    """What `train` would read, fit and write; nothing is changed."""
+    observations = run.warehouse.observations(run.metric, window)
+    panel = build_panel(observations, run.metric.dimensions, window, run.metric.missing)
+    enough = (~np.isnan(panel.values)).sum(axis=1) >= run.metric.min_history
+    return {
+        "reads": f"{observations.num_rows} observations of {run.metric.table} in {window}",
+        "fits": f"{int(enough.sum())} of {len(panel.segments)} segments have the {run.metric.min_history} periods",
+        "writes": f"a new version of {steps.model_name(run.metric_name)}"
+        + ("" if run.selection else ", which becomes the champion"),
+    }
+
+
+def plan_inference(run: Run, window: Window) -> dict[str, object]:
+    """What `infer` would read, score and write; nothing is changed."""
+    with _workspace(run) as work:
+        version, bundle = steps.resolve(run.registry, run.metric_name, run.metric, work / "bundle")
+        wide = window.before(bundle.feature_set.lookback)
+        observations = run.warehouse.observations(run.metric, wide)
+        return {
+            "reads": f"{observations.num_rows} observations of {run.metric.table} in {wide}",
+            "scores": f"{window} with version {version.version} of {version.name}"
+            f" ({bundle.status.count('ok')} fitted segments)",
+            "writes": f"table {run.predictions_table}, in place of what it holds of {run.metric_name} in {window}",
+        }
