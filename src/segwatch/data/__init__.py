@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from importlib import resources
 
-from segwatch.core.schema import TableSchema
+from segwatch.core.schema import Column, TableSchema
+from segwatch.settings import Metric
 
 
 def generated_schema() -> TableSchema:
@@ -24,3 +25,13 @@ def predictions_schema() -> TableSchema:
 
 def _schema(name: str) -> TableSchema:
     return TableSchema.from_json(resources.files(__name__).joinpath(name).read_text(encoding="utf-8"))
+
+
+def metric_schema(metric: Metric) -> TableSchema:
+    """Columns of a metric's table, as `segwatch create` makes it and `segwatch data insert` checks it."""
+    generated = generated_schema()
+    if generated.names == (metric.time, *metric.dimensions, metric.value):
+        return generated
+    time = Column(metric.time, "DATE" if metric.grain == "day" else "TIMESTAMP", required=True)
+    dimensions = (Column(name, "STRING") for name in metric.dimensions)
+    return TableSchema((time, *dimensions, Column(metric.value, "FLOAT", required=True)))

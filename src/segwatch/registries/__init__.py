@@ -18,8 +18,8 @@ def open_registry(uri: str) -> ModelRegistry:
     in_file = scheme == "sqlite" and rest.strip("/") and "?" not in rest
     if not (in_file and rest.startswith("/")) and not (scheme in {"http", "https"} and rest.strip("/")):
         raise SettingsError(
-            f"registry = {uri!r} is not a model registry: use sqlite:///FILE (a file of your own, without a ?)"
-            " or the http:// or https:// URL of an MLflow tracking server"
+            f"registry = {uri!r} is not a model registry: use sqlite:///FILE (no ? in its name) or"
+            " the http:// or https:// URL of an MLflow tracking server"
         )
     # The adapter loads nothing of MLflow, which takes seconds, until a method needs it.
     from segwatch.registries.mlflow import MlflowRegistry

@@ -64,9 +64,9 @@ class ModelRegistry(Protocol):
         """The version that an alias or a version number names. Raises ModelError if there is none."""
 
     def download(self, version: ModelVersion, to: Path) -> Path:
-        """The directory `to` holds the version's bundle, complete or not at all; returns `to`.
+        """The directory `to` holds the bundle as the registry has it; returns `to`.
 
-        to: absent or an empty directory. Raises ModelError if the registry has lost the files.
+        to: absent or an empty directory, and so again after an error. Raises ModelError if the registry has lost the files.
         """
 
     def promote(self, name: str, version: str) -> ModelVersion:
@@ -88,4 +88,7 @@ class ModelRegistry(Protocol):
         """Names of the models that segwatch made here, in order; none where there is no registry."""
 
     def destroy(self) -> None:
-        """All that segwatch made here is gone; the registry too, if segwatch made it and nothing else is in it."""
+        """All that segwatch made here is gone.
+
+        The registry itself too, if segwatch created it and it holds nothing else.
+        """

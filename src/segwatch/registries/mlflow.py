@@ -66,7 +66,7 @@ class MlflowRegistry:
         metrics: Mapping[str, float],
         tags: Mapping[str, str],
     ) -> ModelVersion:
-        content = _content(bundle)
+        _content(bundle)
         self.create()
         with self._writing(f"register {name}"):
             self._own_model(name)
@@ -74,9 +74,8 @@ class MlflowRegistry:
             self._close_stale_runs(experiment_id)
             run = self._client.create_run(experiment_id, tags=_clipped(tags, _RUN_TAG_LENGTH))
             try:
-                self._store(run, bundle, parameters, metrics)
-                if _content(bundle) != content:
-                    raise ModelError(f"the bundle {bundle} changed while it was registered; train again")
+                self._log(run.info.run_id, parameters, metrics)
+                self._store(run.info.run_id, bundle)
                 made = self._commit(name, run, parameters, tags)
             except BaseException:
                 self._discard(run, "FAILED")
@@ -106,26 +105,33 @@ class MlflowRegistry:
             made = _found(self._client.get_model_version, name, number)
             if made is None:
                 raise ModelError(
-                    f"{name} has no version {number} in {shown(self.uri)}; `segwatch models list` shows those it has"
+                    f"{name} has no version {number} in {shown(self.uri)}; `segwatch models list` shows all"
                 )
             return self._described(made, model, _found(self._client.get_run, made.run_id))
 
     def download(self, version: ModelVersion, to: Path) -> Path:
         self._require()
-        lost = ModelError(
-            f"the files of {version.name} version {version.version} are gone from {shown(self.uri)}, or were"
-            " moved; run `segwatch train`, or promote another version"
-        )
-        with self._reading(f"download {version.name} version {version.version}"):
-            run = _found(self._client.get_run, version.run_id)
-            # MLflow takes some missing artifacts for an empty directory.
-            if run is None or not _found(self._client.list_artifacts, version.run_id, f"{_MODEL}/{_BUNDLE}"):
-                raise lost
+        try:
             to.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=f".{to.name}-", dir=to.parent) as folder:
-                self._client.download_artifacts(version.run_id, f"{_MODEL}/{_BUNDLE}", folder)
-                (Path(folder) / _MODEL / _BUNDLE).replace(to)
+                self._fetch(version, folder).replace(to)
+        except OSError as error:
+            raise BackendError(
+                f"{to} cannot be written: {error}; name a new or empty directory that can"
+            ) from error
         return to
+
+    def _fetch(self, version: ModelVersion, folder: str) -> Path:
+        """The bundle is below the folder, at the path returned."""
+        path = f"{_MODEL}/{_BUNDLE}"
+        with self._reading(f"download {version.name} version {version.version}"):
+            # MLflow takes some missing artifacts for an empty directory.
+            if not _found(self._client.list_artifacts, version.run_id, path):
+                raise ModelError(
+                    f"the files of {version.name} version {version.version} are gone from {shown(self.uri)},"
+                    " or were moved; run `segwatch train`, or promote another version"
+                )
+            return Path(self._client.download_artifacts(version.run_id, path, folder))
 
     def promote(self, name: str, version: str) -> ModelVersion:
         target = self.resolve(name, version)
@@ -184,8 +190,6 @@ class MlflowRegistry:
         if self._file is not None and self._file.exists():
             self._file.remove_if_ours()
 
-    # How the store is reached
-
     @cached_property
     def _client(self) -> Any:
         return load_client()(tracking_uri=self.uri, registry_uri=self.uri)
@@ -195,7 +199,9 @@ class MlflowRegistry:
 
     def _require(self) -> None:
         if not self._is_there():
-            raise ModelError(f"there is no registry {self.uri} yet; run `segwatch create`, then `segwatch train`")
+            raise ModelError(
+                f"there is no registry {self.uri} yet; run `segwatch create`, then `segwatch train`"
+            )
 
     def _reading(self, doing: str) -> AbstractContextManager[None]:
         if self._file is not None:
@@ -213,8 +219,6 @@ class MlflowRegistry:
             load_client()(tracking_uri=uri, registry_uri=uri).set_experiment_tag(
                 DEFAULT_EXPERIMENT, CREATED_TAG, "true"
             )
-
-    # Models and experiments
 
     def _model(self, name: str) -> Any | None:
         return _found(self._client.get_registered_model, name)
@@ -272,7 +276,7 @@ class MlflowRegistry:
             self._drop_local_experiment(experiment, self._file.artifacts)
 
     def _drop_remote_experiment(self, experiment: Any) -> None:
-        """The experiment is deleted as far as a client may, and its name is free; `mlflow gc` does the rest."""
+        """The experiment is deleted as far as a client may, its name free; `mlflow gc` does the rest."""
         for run in self._runs(experiment.experiment_id):
             self._remove_artifacts(run)
         self._client.rename_experiment(
@@ -287,15 +291,13 @@ class MlflowRegistry:
         location = Path(url2pathname(urlsplit(experiment.artifact_location).path))
         if location.parent == artifacts and location.is_dir():
             shutil.rmtree(location)
-        # A client can only mark as deleted, which keeps the name taken; `mlflow gc` deletes through the store.
+        # A client only marks as deleted, which keeps the name taken; `mlflow gc` too goes to the store.
         store = self._client._tracking_client.store
         for run in self._runs(experiment.experiment_id, ViewType.ALL):
             store._hard_delete_run(run.info.run_id)
         if experiment.lifecycle_stage == "active":
             self._client.delete_experiment(experiment.experiment_id)
         store._hard_delete_experiment(experiment.experiment_id)
-
-    # Runs
 
     def _runs(self, experiment_id: str, *view: Any, filter_string: str = "") -> Iterator[Any]:
         arguments = dict(zip(["run_view_type"], view, strict=False))
@@ -316,16 +318,17 @@ class MlflowRegistry:
         for run in list(self._runs(experiment_id, filter_string=stale)):
             self._discard(run, "KILLED")
 
-    def _store(
-        self, run: Any, bundle: Path, parameters: Mapping[str, str], metrics: Mapping[str, float]
-    ) -> None:
-        """The run holds the bundle as a model that MLflow's tools can load, its parameters and metrics."""
+    def _store(self, run_id: str, bundle: Path) -> None:
+        """The run holds the bundle as a model that MLflow's tools can load."""
         from mlflow.models import Model
 
-        run_id = run.info.run_id
-        self._log(run_id, parameters, metrics)
         flavor = {"python_function": {"loader_module": __name__, "data": _BUNDLE}}
-        self._client.log_artifacts(run_id, str(bundle), f"{_MODEL}/{_BUNDLE}")
+        content = _content(bundle)
+        try:
+            self._client.log_artifacts(run_id, str(bundle), f"{_MODEL}/{_BUNDLE}")
+        finally:
+            if _content(bundle) != content:
+                raise ModelError(f"the bundle {bundle} changed while it was registered; train again")
         description = Model(artifact_path=_MODEL, run_id=run_id, flavors=flavor).to_yaml()
         self._client.log_text(run_id, description, f"{_MODEL}/MLmodel")
 
@@ -340,9 +343,7 @@ class MlflowRegistry:
         for batch in _batches(values, _METRICS_PER_BATCH):
             self._client.log_batch(run_id, metrics=batch)
 
-    def _commit(
-        self, name: str, run: Any, parameters: Mapping[str, str], tags: Mapping[str, str]
-    ) -> Any:
+    def _commit(self, name: str, run: Any, parameters: Mapping[str, str], tags: Mapping[str, str]) -> Any:
         """The version exists: the one step that makes all before it count."""
         run_id = run.info.run_id
         if self._client.get_run(run_id).info.status != "RUNNING":
@@ -377,15 +378,17 @@ class MlflowRegistry:
         with suppress(MlflowException, OSError, NotImplementedError):
             get_artifact_repository(run.info.artifact_uri, tracking_uri=self.uri).delete_artifacts()
 
-    # Versions and their champions
-
     def _versions(self, name: str) -> Iterator[Any]:
         return _pages(self._client.search_model_versions, f"name = '{name}'", max_results=_PAGE)
 
     def _aliased(self, model: Any, alias: str) -> str:
         aliases = dict(model.aliases)
         if alias not in aliases:
-            mend = "run `segwatch train` first" if alias == CHAMPION else f"it has {', '.join(aliases) or 'none'}"
+            mend = (
+                "run `segwatch train` first"
+                if alias == CHAMPION
+                else f"it has {', '.join(aliases) or 'none'}"
+            )
             raise ModelError(f"{model.name} has no {alias} in {shown(self.uri)}; {mend}")
         return str(aliases[alias])
 
@@ -484,9 +487,7 @@ def _pages(search: Any, *arguments: Any, **options: Any) -> Iterator[Any]:
 
 
 def _clipped(texts: Mapping[str, str], length: int) -> dict[str, str]:
-    return {
-        key: value if len(value) <= length else value[: length - 1] + "…" for key, value in texts.items()
-    }
+    return {key: value if len(value) <= length else value[: length - 1] + "…" for key, value in texts.items()}
 
 
 def _long(parameters: Mapping[str, str]) -> dict[str, str]:

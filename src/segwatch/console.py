@@ -1,0 +1,108 @@
+"""What a run says: progress bars and tables for people, or JSON lines for machines, all on standard error."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from segwatch.core.training import Progress
+    from segwatch.runner import InferSummary, TrainSummary
+
+
+class QuietObserver:
+    """Says nothing."""
+
+    @contextmanager
+    def step(self, name: str, total: int | None = None) -> Iterator[Progress]:  # noqa: ARG002
+        yield lambda _: None
+
+
+class JsonObserver:
+    """One JSON line when a step begins."""
+
+    @contextmanager
+    def step(self, name: str, total: int | None = None) -> Iterator[Progress]:
+        say_json("step", step=name, items=total)
+        yield lambda _: None
+
+
+class BarObserver:
+    """One progress bar per step, gone when the step is done."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    @contextmanager
+    def step(self, name: str, total: int | None = None) -> Iterator[Progress]:
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress as Bars
+
+        columns = [TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
+        with Bars(*columns, console=self._console, transient=True) as bars:
+            task = bars.add_task(name, total=total)
+            yield lambda n: bars.advance(task, n)
+
+
+def say_json(event: str, **fields: Any) -> None:
+    """One JSON line on standard error."""
+    import sys
+
+    sys.stderr.write(json.dumps({"event": event, **fields}, default=str) + "\n")
+
+
+def train_rows(summary: TrainSummary) -> dict[str, str]:
+    """What a training did, as lines of a table."""
+    counts = dict(summary.counts)
+    segments = counts.pop("segments")
+    fitted = counts.pop("ok", 0)
+    alias = "champion" if summary.promoted else "registered, not promoted: only a selection was trained"
+    rows = {
+        "model": f"{summary.version.name} version {summary.version.version} ({alias})",
+        "training Window": str(summary.window),
+        "rows read": f"{summary.n_rows:,}",
+        "segments": f"{segments:,}, {fitted:,} fitted" + "".join(f", {n:,} {name}" for name, n in counts.items()),
+    }
+    if summary.metrics:
+        recalls = ((n.removeprefix("recall_"), v) for n, v in summary.metrics.items() if n.startswith("recall_"))
+        rows["alert rate held out"] = f"{1000 * summary.metrics['alert_rate']:.1f} per 1,000 rows"
+        rows["recall of one changed day"] = ", ".join(f"{n.replace('_', ' ')} %: {v:.2f}" for n, v in recalls)
+    return rows | {"seconds": _seconds(summary.seconds)}
+
+
+def infer_rows(summary: InferSummary) -> dict[str, str]:
+    """What a scoring did, as lines of a table."""
+    statuses = ", ".join(f"{n:,} {name}" for name, n in summary.by_status.items())
+    rows = {
+        "model": f"{summary.version.name} version {summary.version.version}",
+        "scored Window": str(summary.window),
+        "rows written": f"{summary.n_rows:,} ({statuses})",
+        "segments": f"{summary.n_segments:,}",
+        "anomalies": f"{summary.n_anomalies:,}",
+    }
+    for worst in summary.worst:
+        rows[f"  {worst.segment}"] = f"{worst.impact:+,.0f} in {worst.n_anomalies} alerts"
+    if summary.features_table:
+        rows["features kept in"] = summary.features_table
+    return rows | {"seconds": _seconds(summary.seconds)}
+
+
+def _seconds(seconds: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
+
+
+def print_rows(console: Console, title: str, rows: Mapping[str, str]) -> None:
+    """A table of two columns."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    for name, value in rows.items():
+        table.add_row(escape(name), escape(value))
+    console.print(table)
