@@ -226,15 +226,16 @@ def create(context: typer.Context) -> None:
     from segwatch.steps import predictions_table
 
     settings = context.obj.settings()
-    made = []
     with _warehouse(context.obj, settings) as warehouse:
-        tables = {settings.predictions_table: predictions_table(settings.dimensions)}
+        # First, because making a table is what makes a new database file.
+        made = [settings.predictions_table] * warehouse.create_table(
+            settings.predictions_table, predictions_table(settings.dimensions)
+        )
         for metric in settings.metrics.values():
             if warehouse.table_schema(metric.table) is None:
-                tables[metric.table] = metric_schema(metric)
+                made += [metric.table] * warehouse.create_table(metric.table, metric_schema(metric))
                 if _is_generated(metric):
-                    tables[_labels_table(metric)] = labels_schema()
-        made = [name for name, schema in tables.items() if warehouse.create_table(name, schema)]
+                    made += [_labels_table(metric)] * warehouse.create_table(_labels_table(metric), labels_schema())
     _registry(context.obj, settings).create()
     context.obj.say("create", made=", ".join(made) or "nothing: the tables were there")
 

@@ -66,7 +66,8 @@ class ModelRegistry(Protocol):
     def download(self, version: ModelVersion, to: Path) -> Path:
         """The directory `to` holds the bundle as the registry has it; returns `to`.
 
-        to: absent or an empty directory, and so again after an error. Raises ModelError if the registry has lost the files.
+        to: absent or an empty directory, and so again after an error.
+        Raises ModelError if the registry has lost the files.
         """
 
     def promote(self, name: str, version: str) -> ModelVersion:
