@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -69,15 +70,17 @@ def load_client() -> Any:
 
 @contextmanager
 def mlflow_call(uri: str, doing: str) -> Iterator[None]:
-    """Inside, MLflow logs nothing and keeps no connection; what it raises leaves as BackendError.
+    """Inside, MLflow says nothing and keeps no connection; what it raises leaves as BackendError.
 
-    doing: completes "failed to ...". Loggers and environment are as they were afterwards.
+    doing: completes "failed to ...". Loggers, warnings and environment are as they were afterwards.
     """
     load_client()
     from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
+    from sqlalchemy.exc import SADeprecationWarning, SQLAlchemyError
 
-    with _quiet(), _environment():
+    with _quiet(), _environment(), warnings.catch_warnings():
+        # MLflow 3.17 under SQLAlchemy 2.1; neither is ours to mend.
+        warnings.simplefilter("ignore", SADeprecationWarning)
         try:
             yield
         except (MlflowException, SQLAlchemyError, OSError) as error:
