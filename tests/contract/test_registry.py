@@ -1,4 +1,4 @@
-"""The contract of every ModelRegistry; what only a SQLite file has (locks, death, ownership) is at the end."""
+"""The contract of every ModelRegistry; what only a SQLite file has (locks, death, owners) is at the end."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_resolve_says_to_train_where_there_is_no_model_or_no_champion(
     with pytest.raises(ModelError, match=f"no model {NAME}; run `segwatch train`"):
         registry.resolve(NAME)
     register(registry, bundle)
-    with pytest.raises(ModelError, match="no champion .* run `segwatch train`"):
+    with pytest.raises(ModelError, match=r"no champion .* run `segwatch train`"):
         registry.resolve(NAME)
 
 
@@ -259,7 +259,7 @@ def test_lost_artifacts_are_a_model_error_and_nothing_is_downloaded(
 ) -> None:
     made = register(registry, bundle)
     backend.lose_artifacts(made)
-    with pytest.raises(ModelError, match="are gone from .* run `segwatch train`"):
+    with pytest.raises(ModelError, match=r"are gone from .* run `segwatch train`"):
         registry.download(made, tmp_path / "copy")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a project", "bundle", "cwd"]
 
@@ -394,7 +394,7 @@ def test_reading_does_not_make_the_file(
         lambda: registry.promote(NAME, "1"),
         lambda: registry.rollback(NAME),
     ):
-        with pytest.raises(ModelError, match="no registry .* yet; run `segwatch create`"):
+        with pytest.raises(ModelError, match=r"no registry .* yet; run `segwatch create`"):
             read()
     assert registry.created() == []
     registry.drop(NAME)
@@ -465,7 +465,6 @@ def test_two_databases_of_one_directory_share_no_artifacts(
 
 @pytest.mark.parametrize("broken_off", ["promote", "rollback"])
 def test_rollback_is_right_after_a_change_that_broke_off(
-    backend: MlflowBackend,
     registry: ModelRegistry,
     bundle: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -554,7 +553,6 @@ def test_a_locked_database_is_a_retryable_backend_error(
 
 
 def test_a_lock_taken_in_the_middle_is_told_the_same_way(
-    backend: MlflowBackend,
     registry: ModelRegistry,
     bundle: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -616,7 +614,7 @@ def test_an_empty_file_is_taken_for_no_registry_yet(backend: MlflowBackend, regi
 
 def test_a_server_that_is_not_there_is_a_retryable_backend_error(capfd: pytest.CaptureFixture[str]) -> None:
     registry = open_registry("http://user:secret@127.0.0.1:9")
-    with pytest.raises(BackendError, match="http://127.0.0.1:9 does not answer; start the server") as error:
+    with pytest.raises(BackendError, match=r"http://127.0.0.1:9 does not answer; start the server") as error:
         registry.versions(NAME)
     assert error.value.retryable
     assert "secret" not in str(error.value)

@@ -1,0 +1,5 @@
+"""What people look at: one self-contained HTML page of a metric's predictions."""
+
+from segwatch.report.page import ModelFacts, render_report
+
+__all__ = ["ModelFacts", "render_report"]
