@@ -53,7 +53,9 @@ End = Annotated[str | None, typer.Option("--end", help="End of the Window, exclu
 Select = Annotated[
     list[str] | None, typer.Option("--select", help="dimension=value; several add up.", show_default=False)
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be read, fitted and written; do nothing.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would be read, fitted and written; do nothing.")
+]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
@@ -104,7 +106,9 @@ def session(
     context: typer.Context,
     settings: Annotated[Path, typer.Option(help="Settings file.")] = Path("segwatch.toml"),
     target: Annotated[str | None, typer.Option(help="Target of the settings.")] = None,
-    log_format: Annotated[LogFormat, typer.Option(help="text for people, json for machines.")] = LogFormat.text,
+    log_format: Annotated[
+        LogFormat, typer.Option(help="text for people, json for machines.")
+    ] = LogFormat.text,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say only errors.")] = False,
     version: Annotated[  # noqa: ARG001
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
@@ -132,7 +136,9 @@ def _registry(session: Session, settings: Settings) -> ModelRegistry:
 
 def _metric(settings: Settings, name: str | None) -> tuple[str, Metric]:
     if name is None and len(settings.metrics) > 1:
-        raise UsageError(f"the settings have several metrics, name one with --metric: {', '.join(settings.metrics)}")
+        raise UsageError(
+            f"the settings have several metrics, name one with --metric: {', '.join(settings.metrics)}"
+        )
     chosen = name or next(iter(settings.metrics))
     return chosen, settings.metric(chosen)
 
@@ -175,7 +181,9 @@ def _day(text: str | None, run: Run) -> np.datetime64:
         return now
     day = parse_time(text, run.metric.grain, "--as-of")
     if day > now:
-        raise UsageError(f"--as-of {day} lies in the future: the last complete {run.metric.grain} ends at {now}")
+        raise UsageError(
+            f"--as-of {day} lies in the future: the last complete {run.metric.grain} ends at {now}"
+        )
     return day
 
 
@@ -187,7 +195,9 @@ def _training_window(run: Run, as_of: str | None, start: str | None) -> Window:
         return Window(parse_time(start, run.metric.grain, "--start"), end, run.metric.grain)
     span = run.warehouse.span(run.metric)
     if span is None:
-        raise DataError(f"table {run.metric.table} has no rows: insert some, or name another table in the settings")
+        raise DataError(
+            f"table {run.metric.table} has no rows: insert some, or name another table in the settings"
+        )
     if not span[0] < end:
         raise DataError(f"table {run.metric.table} has no rows before {end}: its first are of {span[0]}")
     return Window(span[0], end, run.metric.grain)
@@ -235,7 +245,9 @@ def create(context: typer.Context) -> None:
             if warehouse.table_schema(metric.table) is None:
                 made += [metric.table] * warehouse.create_table(metric.table, metric_schema(metric))
                 if _is_generated(metric):
-                    made += [_labels_table(metric)] * warehouse.create_table(_labels_table(metric), labels_schema())
+                    made += [_labels_table(metric)] * warehouse.create_table(
+                        _labels_table(metric), labels_schema()
+                    )
     _registry(context.obj, settings).create()
     context.obj.say("create", made=", ".join(made) or "nothing: the tables were there")
 
@@ -254,7 +266,9 @@ def _labels_table(metric: Metric) -> str:
 def data_insert(
     context: typer.Context,
     metric: MetricOption = None,
-    source: Annotated[Path | None, typer.Option("--from", help="A .csv or .parquet file of your own rows.")] = None,
+    source: Annotated[
+        Path | None, typer.Option("--from", help="A .csv or .parquet file of your own rows.")
+    ] = None,
     segments: Annotated[int, typer.Option(help="Segments to generate.")] = 27,
     days: Annotated[int, typer.Option(help="Days to generate.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the generator.")] = 7,
@@ -286,7 +300,9 @@ def _insert_generated(
     from segwatch.data.generate import GeneratorSettings, generate
 
     if not _is_generated(metric):
-        raise UsageError(f"the generator writes the columns of new_users, not those of {metric.table}: use --from FILE")
+        raise UsageError(
+            f"the generator writes the columns of new_users, not those of {metric.table}: use --from FILE"
+        )
     last = np.datetime64(dt.datetime.now(dt.UTC).date()) if end is None else parse_time(end, "day", "--end")
     labels = []
 
@@ -351,7 +367,9 @@ def infer(
     select: Select = None,
     dry_run: DryRun = False,
     keep_features: Annotated[bool, typer.Option(help="Keep the temporary feature table for a day.")] = False,
-    fail_on: Annotated[bool, typer.Option("--fail-on-anomalies", help="Exit with 5 if there are anomalies.")] = False,
+    fail_on: Annotated[
+        bool, typer.Option("--fail-on-anomalies", help="Exit with 5 if there are anomalies.")
+    ] = False,
 ) -> None:
     """Score the last complete period before --as-of, or [--start, --end), with the champion."""
     from segwatch import runner
@@ -378,7 +396,9 @@ def run_daily(
     context: typer.Context,
     metric: MetricOption = None,
     as_of: AsOf = None,
-    fail_on: Annotated[bool, typer.Option("--fail-on-anomalies", help="Exit with 5 if there are anomalies.")] = False,
+    fail_on: Annotated[
+        bool, typer.Option("--fail-on-anomalies", help="Exit with 5 if there are anomalies.")
+    ] = False,
 ) -> None:
     """The daily job: train if there is no champion or it is too old, then score."""
     from segwatch import runner
@@ -437,7 +457,9 @@ def models_show(
 
 @models_app.command("promote")
 def models_promote(
-    context: typer.Context, version: Annotated[str, typer.Argument(help="Version.")], metric: MetricOption = None
+    context: typer.Context,
+    version: Annotated[str, typer.Argument(help="Version.")],
+    metric: MetricOption = None,
 ) -> None:
     """Make a version the champion."""
     registry, name = _versions(context, metric)
@@ -498,7 +520,9 @@ def _model_facts(run: Run, predictions: Any) -> Any:
         return None
     latest = predictions.sort_by("ts").slice(predictions.num_rows - 1)
     try:
-        version: ModelVersion = run.registry.resolve(model_name(run.metric_name), latest["model_version"][0].as_py())
+        version: ModelVersion = run.registry.resolve(
+            model_name(run.metric_name), latest["model_version"][0].as_py()
+        )
     except ModelError:
         return None
     return ModelFacts(
@@ -549,7 +573,11 @@ def main() -> None:
         _fail(error)
     except OSError as error:
         place = error.filename or "a file"
-        _fail(BackendError(f"{place} cannot be read or written: {error.strerror or error}; free the disk or mend its rights"))
+        _fail(
+            BackendError(
+                f"{place} cannot be read or written: {error.strerror or error}; free the disk or mend its rights"
+            )
+        )
 
 
 def _fail(error: SegwatchError) -> None:

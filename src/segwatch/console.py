@@ -42,7 +42,12 @@ class BarObserver:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as Bars
 
-        columns = [TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
+        columns = [
+            TextColumn("{task.description:>10}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        ]
         with Bars(*columns, console=self._console, transient=True) as bars:
             task = bars.add_task(name, total=total)
             yield lambda n: bars.advance(task, n)
@@ -65,10 +70,13 @@ def train_rows(summary: TrainSummary) -> dict[str, str]:
         "model": f"{summary.version.name} version {summary.version.version} ({alias})",
         "training Window": str(summary.window),
         "rows read": f"{summary.n_rows:,}",
-        "segments": f"{segments:,}, {fitted:,} fitted" + "".join(f", {n:,} {name}" for name, n in counts.items()),
+        "segments": f"{segments:,}, {fitted:,} fitted"
+        + "".join(f", {n:,} {name}" for name, n in counts.items()),
     }
     if summary.metrics:
-        recalls = ((n.removeprefix("recall_"), v) for n, v in summary.metrics.items() if n.startswith("recall_"))
+        recalls = (
+            (n.removeprefix("recall_"), v) for n, v in summary.metrics.items() if n.startswith("recall_")
+        )
         rows["alert rate held out"] = f"{1000 * summary.metrics['alert_rate']:.1f} per 1,000 rows"
         rows["recall of one changed day"] = ", ".join(f"{n.replace('_', ' ')} %: {v:.2f}" for n, v in recalls)
     return rows | {"seconds": _seconds(summary.seconds)}

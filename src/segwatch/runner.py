@@ -179,7 +179,9 @@ def _score(
             run.warehouse.drop_features(features.table)
     chosen = steps.select(predictions, run.selection)
     if run.selection and not chosen.num_rows:
-        raise DataError(f"no segment in {window} is selected by --select: see the values in {run.metric.table}")
+        raise DataError(
+            f"no segment in {window} is selected by --select: see the values in {run.metric.table}"
+        )
     return chosen, features.table if keep_features else None
 
 
@@ -229,8 +231,10 @@ def training_reason(run: Run, as_of: np.datetime64) -> str | None:
     trained_to = np.datetime64(champion.parameters["window_end"], "h")
     age = (np.datetime64(as_of, "h") - trained_to) / np.timedelta64(24, "h")
     if age >= run.metric.retrain_every:
-        return f"the champion (version {champion.version}) was trained to {champion.parameters['window_end']}," \
-               f" {age:.0f} days ago, and retrain_every is {run.metric.retrain_every}"
+        return (
+            f"the champion (version {champion.version}) was trained to {champion.parameters['window_end']},"
+            f" {age:.0f} days ago, and retrain_every is {run.metric.retrain_every}"
+        )
     return None
 
 

@@ -44,19 +44,28 @@ class Target(_Frozen):
 class Metric(_Frozen):
     """One metric of one table, and how it is watched."""
 
-    table: str = Field(min_length=1, description="Table that holds the metric, a schema may precede it: sales.orders")
+    table: str = Field(
+        min_length=1, description="Table that holds the metric, a schema may precede it: sales.orders"
+    )
     time: Column = Field(description="Column of the time: DATE, DATETIME or TIMESTAMP (UTC)")
     value: Column = Field(description="Column of the value: a number")
-    dimensions: tuple[Column, ...] = Field(min_length=1, description="Columns whose combinations are the segments")
+    dimensions: tuple[Column, ...] = Field(
+        min_length=1, description="Columns whose combinations are the segments"
+    )
     grain: Grain = Field("day", description="Length of a period: day or hour")
     missing: Literal["zero", "gap"] = Field(
-        "zero", description="What an absent row means: zero (a count) or gap (not observed; values may be negative)"
+        "zero",
+        description="What an absent row means: zero (a count) or gap (not observed; values may be negative)",
     )
-    alpha: float = Field(0.01, gt=0, lt=0.5, description="A row's prediction is -1 where its p-value is at most this")
+    alpha: float = Field(
+        0.01, gt=0, lt=0.5, description="A row's prediction is -1 where its p-value is at most this"
+    )
     fdr: float = Field(
         0.1, gt=0, lt=1, description="Share of false alerts among the alerts of one period, across segments"
     )
-    min_history: int = Field(0, ge=0, description="Periods a segment needs to get a model; 0: 90 days or 1008 hours")
+    min_history: int = Field(
+        0, ge=0, description="Periods a segment needs to get a model; 0: 90 days or 1008 hours"
+    )
     retrain_every: int = Field(7, ge=1, description="Age in days at which segwatch run trains anew")
     holdout: int = Field(28, ge=1, description="Last periods of training that evaluate holds out")
 

@@ -1,7 +1,7 @@
 """The steps of both pipelines: plain functions over paths, a warehouse, a registry and a metric.
 
-    train   extract -> preprocess -> train -> evaluate -> register
-    infer   resolve -> featurize -> predict -> publish
+train   extract -> preprocess -> train -> evaluate -> register
+infer   resolve -> featurize -> predict -> publish
 """
 
 from __future__ import annotations
@@ -79,11 +79,15 @@ def _selected(panel: Panel, selection: Selection) -> Panel:
     segments = panel.segments
     rows = [i for i, v in enumerate(segments.values) if is_selected(segments.dimensions, v, selection)]
     if not rows:
-        raise DataError(f"no segment in {panel.window} has {describe(selection)}: see the values in the table")
+        raise DataError(
+            f"no segment in {panel.window} has {describe(selection)}: see the values in the table"
+        )
     return Panel(panel.history.take(rows), panel.window, panel.values[rows])
 
 
-def train(panel: Path, metric_name: str, metric: Metric, to: Path, progress: Progress = _ignore) -> ModelBundle:
+def train(
+    panel: Path, metric_name: str, metric: Metric, to: Path, progress: Progress = _ignore
+) -> ModelBundle:
     """The directory `to` holds the bundle of one detector per segment of the Panel.
 
     Raises DataError if not one segment could be fitted, naming the first one's reason.
@@ -126,7 +130,9 @@ def register(
     )
 
 
-def resolve(registry: ModelRegistry, metric_name: str, metric: Metric, to: Path) -> tuple[ModelVersion, ModelBundle]:
+def resolve(
+    registry: ModelRegistry, metric_name: str, metric: Metric, to: Path
+) -> tuple[ModelVersion, ModelBundle]:
     """The exact version that `champion` points to, downloaded to `to` and checked.
 
     Raises ModelError if there is none or it is damaged, DataError if it was trained on other dimensions.
@@ -183,7 +189,9 @@ def _feature_rows(panel: Panel, bundle: ModelBundle, window: Window) -> Iterator
         status[fit & ended[part]] = "ended"
         born = window.times[None, :] >= panel.history.first_seen[part][:, None]
         i, j = np.nonzero(born)
-        yield _feature_table(panel, bundle, ids[i], window.times[j], values[i, j], status[i, j], context[i, j], scale[i])
+        yield _feature_table(
+            panel, bundle, ids[i], window.times[j], values[i, j], status[i, j], context[i, j], scale[i]
+        )
 
 
 def _feature_table(
@@ -199,7 +207,10 @@ def _feature_table(
     ok = status == "ok"
     X = bundle.feature_set.features(values, context, scale)
     segments = panel.segments
-    reasons = [None if good else _reason(panel, bundle, i, s, v) for good, i, s, v in zip(ok, positions, status, values, strict=True)]
+    reasons = [
+        None if good else _reason(panel, bundle, i, s, v)
+        for good, i, s, v in zip(ok, positions, status, values, strict=True)
+    ]
     columns: dict[str, pa.Array] = {
         "segment_id": pa.array([segments.ids[i] for i in positions], pa.string()),
         **{

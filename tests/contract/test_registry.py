@@ -519,14 +519,43 @@ def test_runs_left_open_are_closed_after_an_hour(
     assert client.get_run(young.run_id).info.status == "RUNNING"
 
 
+def python(code: str, *arguments: str) -> subprocess.Popen[str]:
+    source = str(Path(segwatch.__file__).parents[1])
+    return subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", code, *arguments],
+        env={**os.environ, "PYTHONPATH": source},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_processes_that_register_at_once_into_no_registry_yet_all_get_a_version(
+    backend: MlflowBackend, registry: ModelRegistry, bundle: Path
+) -> None:
+    backend.path.unlink()
+    code = (
+        "import sys; from pathlib import Path; from segwatch.registries import open_registry;"
+        "registry = open_registry(sys.argv[1]); sys.stdin.readline();"
+        f"registry.register({NAME!r}, Path(sys.argv[2]), parameters={{}}, metrics={{}}, tags={{}})"
+    )
+    started = [python(code, backend.uri, str(bundle)) for _ in range(3)]
+    for process in started:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    ended = [process.communicate() for process in started]
+    assert [process.returncode for process in started] == [0, 0, 0], ended
+    assert numbers(registry) == ["3", "2", "1"]
+
+
 def hold(path: Path) -> subprocess.Popen[str]:
     code = (
         "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None);"
         "c.execute('BEGIN EXCLUSIVE'); print('held', flush=True); sys.stdin.read()"
     )
-    holder = subprocess.Popen(
-        [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    holder = python(code, str(path))
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
     return holder
@@ -664,16 +693,10 @@ for last in [*steps_to_die_at, *([None] * 6)]:
 def test_kill_9_at_any_moment_leaves_whole_versions_and_the_champion(
     backend: MlflowBackend, registry: ModelRegistry, bundle: Path, tmp_path: Path
 ) -> None:
-    source = str(Path(segwatch.__file__).parents[1])
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", KILLED, backend.uri, str(bundle), "1"],
-        env={**os.environ, "PYTHONPATH": source},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split().count("9") >= 8
+    killer = python(KILLED, backend.uri, str(bundle), "1")
+    out, err = killer.communicate()
+    assert killer.returncode == 0, err
+    assert out.split().count("9") >= 8
     assert champion(registry) == "1"
     found = registry.versions(NAME)
     assert 2 <= len(found) <= 8

@@ -70,7 +70,9 @@ class ModelBundle:
                 )
             own = manifest.pop("digest")
             if own != _manifest_digest(manifest):
-                raise ModelError(f"manifest.json of the model in {path} was changed: download the model again")
+                raise ModelError(
+                    f"manifest.json of the model in {path} was changed: download the model again"
+                )
             for name in _FILES:
                 if _digest(path / name) != digests[name]:
                     raise ModelError(f"{name} of the model in {path} was changed: download the model again")
@@ -202,15 +204,24 @@ class ModelBundle:
 
         absent = [name for name in ("segment_id", *FEATURES) if name not in frame.columns]
         if absent:
-            raise DataError(f"the rows to predict have no column {absent[0]!r}; needed: segment_id, {', '.join(FEATURES)}")
+            raise DataError(
+                f"the rows to predict have no column {absent[0]!r}; needed: segment_id, {', '.join(FEATURES)}"
+            )
         X = frame[list(FEATURES)].to_numpy(dtype=np.float64)
         scores, p_values = self.score([str(i) for i in frame["segment_id"]], X)
         prediction = np.where(p_values <= self.rules.alpha, -1, 1)
-        return pd.DataFrame({"prediction": prediction, "score": scores, "p_value": p_values}, index=frame.index)
+        return pd.DataFrame(
+            {"prediction": prediction, "score": scores, "p_value": p_values}, index=frame.index
+        )
 
 
 def write_bundle(
-    path: Path, metric: str, panel: Panel, feature_set: FeatureSet, rules: Rules, fitted: Iterable[FittedSegment]
+    path: Path,
+    metric: str,
+    panel: Panel,
+    feature_set: FeatureSet,
+    rules: Rules,
+    fitted: Iterable[FittedSegment],
 ) -> ModelBundle:
     """The directory `path` holds the bundle of the fitted segments (in the Panel's order), written shard by shard."""
     path.mkdir(parents=True)
@@ -223,7 +234,9 @@ def write_bundle(
         for start in range(0, len(panel.segments), SHARD):
             shard = list(islice(stream, SHARD))
             history = panel.history.take(range(start, start + len(shard)))
-            segments.write_batch(_segment_batch(history, shard, segments_schema=_segment_schema(panel.segments.dimensions)))
+            segments.write_batch(
+                _segment_batch(history, shard, segments_schema=_segment_schema(panel.segments.dimensions))
+            )
             vectors.write_batch(_vector_batch(shard))
             for one in shard:
                 counts[one.status] = counts.get(one.status, 0) + 1
@@ -276,7 +289,9 @@ def _segment_schema(dimensions: Sequence[str]) -> pa.Schema:
     )
 
 
-def _segment_batch(history: History, shard: Sequence[FittedSegment], segments_schema: pa.Schema) -> pa.RecordBatch:
+def _segment_batch(
+    history: History, shard: Sequence[FittedSegment], segments_schema: pa.Schema
+) -> pa.RecordBatch:
     detectors = [one.detector for one in shard]
     columns = {
         "segment_id": pa.array(history.segments.ids, pa.string()),
@@ -301,7 +316,9 @@ def _lists(rows: Sequence[Floats | None], width: int) -> pa.Array:
 
 def _vector_batch(shard: Sequence[FittedSegment]) -> pa.RecordBatch:
     detectors = [one.detector for one in shard if one.detector]
-    flat = np.concatenate([np.empty(0, np.float32), *(d.vectors.ravel() for d in detectors)]).astype(np.float32)
+    flat = np.concatenate([np.empty(0, np.float32), *(d.vectors.ravel() for d in detectors)]).astype(
+        np.float32
+    )
     weights = np.concatenate([np.empty(0), *(d.weights for d in detectors)])
     lists = pa.FixedSizeListArray.from_arrays(pa.array(flat), _D)
     return pa.record_batch([lists, pa.array(weights)], schema=_VECTORS)

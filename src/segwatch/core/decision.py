@@ -16,7 +16,9 @@ from segwatch.core.panel import Bools, Floats, Ints
 from segwatch.core.training import Progress
 
 # Steps away from the baseline, in the segment's usual spread of e, at which the model is asked.
-_STEPS = np.array([0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 14.0, 20.0, 30.0, 60.0])
+_STEPS = np.array(
+    [0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 14.0, 20.0, 30.0, 60.0]
+)
 _BISECTIONS = 24
 
 
@@ -59,7 +61,13 @@ def decide(
         scale = np.full(len(rows), bundle.scale[position])
         expected[rows] = features.expected(contexts[rows], scale)
         lower[rows], upper[rows] = alert_bounds(
-            bundle.detector(position), features, values[rows], contexts[rows], scale, thresholds[rows], ~is_anomaly[rows]
+            bundle.detector(position),
+            features,
+            values[rows],
+            contexts[rows],
+            scale,
+            thresholds[rows],
+            ~is_anomaly[rows],
         )
         progress(len(rows))
     # Both sides unbounded and still flagged: no value would have passed.

@@ -115,7 +115,9 @@ class Panel:
         """The directory holds the Panel; `Panel.load` reads it back."""
         directory.mkdir(parents=True)
         np.save(directory / "values.npy", self.values, allow_pickle=False)
-        feather.write_feather(pa.table(history_columns(self.history)), str(directory / "segments.arrow"), compression="lz4")
+        feather.write_feather(
+            pa.table(history_columns(self.history)), str(directory / "segments.arrow"), compression="lz4"
+        )
         document = {"window": self.window.as_dict(), "dimensions": list(self.segments.dimensions)}
         (directory / "panel.json").write_text(json.dumps(document), encoding="utf-8")
 
@@ -132,7 +134,8 @@ class Panel:
 def history_from_table(table: pa.Table, dimensions: Sequence[str], window: Window) -> History:
     """The History in a table of dimension columns, first_seen and last_seen."""
     seen = [
-        table[name].to_numpy().astype(f"datetime64[{unit(window.grain)}]") for name in ("first_seen", "last_seen")
+        table[name].to_numpy().astype(f"datetime64[{unit(window.grain)}]")
+        for name in ("first_seen", "last_seen")
     ]
     return History(Segments.from_columns(dimensions, table, _PREFIX), *seen)
 

@@ -78,7 +78,9 @@ class TableSchema:
 
     def arrow(self) -> pa.Schema:
         """The Arrow schema, with NOT NULL where the column is required."""
-        return pa.schema([pa.field(c.name, ARROW_TYPES[c.type], nullable=not c.required) for c in self.columns])
+        return pa.schema(
+            [pa.field(c.name, ARROW_TYPES[c.type], nullable=not c.required) for c in self.columns]
+        )
 
     def with_columns(self, names: Sequence[str], after: str, type_: str = "STRING") -> TableSchema:
         """The schema with nullable columns put behind the column `after`."""
@@ -98,7 +100,9 @@ class TableSchema:
             raise DataError(f"{source} has no column {missing[0]!r}: it holds {', '.join(rows.column_names)}")
         unknown = [name for name in rows.column_names if name not in self.names]
         if unknown:
-            raise DataError(f"{source} has the column {unknown[0]!r}, which is none of {', '.join(self.names)}")
+            raise DataError(
+                f"{source} has the column {unknown[0]!r}, which is none of {', '.join(self.names)}"
+            )
         columns = [_conform_column(rows[column.name], column, source) for column in self.columns]
         return pa.table(columns, schema=self.arrow())
 

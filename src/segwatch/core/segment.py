@@ -21,7 +21,9 @@ def segment_id(dimensions: Sequence[str], values: Sequence[str]) -> str:
     The pairs are hashed as canonical JSON, so a value with a slash, a quote or any letter cannot collide with
     another split of the same characters.
     """
-    document = json.dumps(list(zip(dimensions, values, strict=True)), ensure_ascii=True, separators=(",", ":"))
+    document = json.dumps(
+        list(zip(dimensions, values, strict=True)), ensure_ascii=True, separators=(",", ":")
+    )
     return hashlib.blake2b(document.encode(), digest_size=10).hexdigest()
 
 
@@ -46,9 +48,7 @@ def parse_selection(texts: Iterable[str], dimensions: Sequence[str]) -> dict[str
     return {name: frozenset(values) for name, values in selection.items()}
 
 
-def is_selected(
-    dimensions: Sequence[str], values: Sequence[str], selection: Selection
-) -> bool:
+def is_selected(dimensions: Sequence[str], values: Sequence[str], selection: Selection) -> bool:
     """Whether a segment's values match every selected dimension."""
     named = dict(zip(dimensions, values, strict=True))
     return all(named[name] in wanted for name, wanted in selection.items())

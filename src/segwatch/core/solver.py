@@ -40,5 +40,7 @@ def solve_one_class(X: Floats, nu: float = NU, tolerance: float = TOLERANCE) -> 
     model = OneClassSVM(kernel="rbf", nu=nu, gamma=kernel_gamma(X.shape[1]), tol=tolerance)
     model.fit(X)
     return OneClassSolution(
-        support=model.support_.astype(np.int64), alpha=model.dual_coef_[0].copy(), rho=float(-model.intercept_[0])
+        support=model.support_.astype(np.int64),
+        alpha=model.dual_coef_[0].copy(),
+        rho=float(-model.intercept_[0]),
     )

@@ -43,7 +43,8 @@ def fit_panel(
             alive = ~panel_part(panel, rows).ended(ended_after(feature_set))
             values = np.asarray(panel.values[rows])
             for fitted in pool.map(
-                lambda i, v=values, a=alive: fit_segment(v[i], a[i], feature_set, min_history), range(len(values))
+                lambda i, v=values, a=alive: fit_segment(v[i], a[i], feature_set, min_history),
+                range(len(values)),
             ):
                 progress(1)
                 yield fitted

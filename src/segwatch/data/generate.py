@@ -142,7 +142,9 @@ def _batch(seed: int, names: list[tuple[str, str, str]], days: Days) -> Batch:
     )
 
 
-def _label_batch(names: list[tuple[str, str, str]], labels: list[tuple[int, int, _Event]], days: Days) -> pa.RecordBatch:
+def _label_batch(
+    names: list[tuple[str, str, str]], labels: list[tuple[int, int, _Event]], days: Days
+) -> pa.RecordBatch:
     rows = np.array([row for row, _, _ in labels], dtype=np.int64)
     columns = _named(names, rows, days[np.array([t for _, t, _ in labels], dtype=np.int64)]) | {
         "event_id": pa.array([event.id for _, _, event in labels], pa.string()),
@@ -197,7 +199,9 @@ def _moving_normals(keys: Words, days: Days, stream: int) -> Floats:
     weights /= np.sqrt((weights**2).sum())
     wide = np.arange(days[0] - _MEMORY + 1, days[-1] + 1).astype(np.uint64)
     normals = _normal(keys, wide, stream)
-    return np.asarray(sum(w * normals[:, _MEMORY - 1 - k : normals.shape[1] - k] for k, w in enumerate(weights)))
+    return np.asarray(
+        sum(w * normals[:, _MEMORY - 1 - k : normals.shape[1] - k] for k, w in enumerate(weights))
+    )
 
 
 def _counts(rate: Floats, keys: Words, days: Days) -> npt.NDArray[np.int64]:
@@ -251,7 +255,9 @@ def _drawn(
         kept = rate if start >= end - _BLOCK else rate * _OLD_KEPT
         if exists < kept and start >= first and start < end:
             id_ = "/".join((kind, *key, str(np.datetime64(start, "D"))))
-            yield _Event(id_, kind, 1 + int(severity_u * 3), start, start + length, -1.0 if sign_u < 0.6 else 1.0)
+            yield _Event(
+                id_, kind, 1 + int(severity_u * 3), start, start + length, -1.0 if sign_u < 0.6 else 1.0
+            )
 
 
 def _plant(counts: npt.NDArray[np.int64], mean: Floats, days: Days, event: _Event, noise_sd: float) -> None:

@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
+from platform import python_version
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -322,14 +323,16 @@ class MlflowRegistry:
         """The run holds the bundle as a model that MLflow's tools can load."""
         from mlflow.models import Model
 
-        flavor = {"python_function": {"loader_module": __name__, "data": _BUNDLE}}
+        loaded_by = {"loader_module": __name__, "data": _BUNDLE, "python_version": python_version()}
         content = _content(bundle)
         try:
             self._client.log_artifacts(run_id, str(bundle), f"{_MODEL}/{_BUNDLE}")
         finally:
             if _content(bundle) != content:
                 raise ModelError(f"the bundle {bundle} changed while it was registered; train again")
-        description = Model(artifact_path=_MODEL, run_id=run_id, flavors=flavor).to_yaml()
+        description = Model(
+            artifact_path=_MODEL, run_id=run_id, flavors={"python_function": loaded_by}
+        ).to_yaml()
         self._client.log_text(run_id, description, f"{_MODEL}/MLmodel")
 
     def _log(self, run_id: str, parameters: Mapping[str, str], metrics: Mapping[str, float]) -> None:

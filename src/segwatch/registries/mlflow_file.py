@@ -72,7 +72,7 @@ class RegistryFile:
             raise backend_error(self.uri, "be created", error) from error
 
     def _place(self, built: Path) -> None:
-        if self.path.exists():
+        if self.path.exists() and self.path.stat().st_size == 0:
             os.replace(built, self.path)
             return
         # Unlike a rename, a link never replaces the database that another process made meanwhile.

@@ -33,11 +33,17 @@ def daily_chart(rows: pa.Table) -> str:
             x=time,
             y=alt.Y("count_all:Q", title="alerts"),
             color=alt.Color(
-                "direction:N", scale=alt.Scale(domain=["up", "down"], range=[_BLUE, _RED]), legend=alt.Legend(orient="top", title=None)
+                "direction:N",
+                scale=alt.Scale(domain=["up", "down"], range=[_BLUE, _RED]),
+                legend=alt.Legend(orient="top", title=None),
             ),
         )
     )
-    return _svg((lines.properties(width=1050, height=190) & bars.properties(width=1050, height=90)).resolve_scale(x="shared"))
+    return _svg(
+        (lines.properties(width=1050, height=190) & bars.properties(width=1050, height=90)).resolve_scale(
+            x="shared"
+        )
+    )
 
 
 def segment_chart(rows: pa.Table) -> str:
@@ -55,14 +61,21 @@ def segment_chart(rows: pa.Table) -> str:
         base.mark_area(color=_BLUE, opacity=0.13).encode(y="lower:Q", y2="upper:Q"),
         base.mark_line(color=_GREY, strokeDash=[4, 3], strokeWidth=1).encode(y="expected:Q"),
         base.mark_line(color=_BLUE, strokeWidth=1.5).encode(y=y),
-        base.transform_filter("datum.is_anomaly").mark_point(color=_RED, filled=True, opacity=1, size=45).encode(y=y),
+        base.transform_filter("datum.is_anomaly")
+        .mark_point(color=_RED, filled=True, opacity=1, size=45)
+        .encode(y=y),
     ]
     return _svg(alt.layer(*layers).properties(width=470, height=140))
 
 
 def _time_axis(alt: Any) -> Any:
     # Times are UTC texts; drawn in local time a day would slip to the day before.
-    return alt.X("utcyearmonthdatehours(ts):T", title=None, axis=alt.Axis(format="%d %b", tickCount=8), scale=alt.Scale(type="utc"))
+    return alt.X(
+        "utcyearmonthdatehours(ts):T",
+        title=None,
+        axis=alt.Axis(format="%d %b", tickCount=8),
+        scale=alt.Scale(type="utc"),
+    )
 
 
 def _frame(rows: pa.Table) -> pd.DataFrame:
@@ -77,7 +90,11 @@ def _svg(chart: Any) -> str:
 
     font = "system-ui, sans-serif"
     with alt.data_transformers.enable("default", max_rows=None):
-        spec = chart.configure(font=font, background="transparent").configure_view(stroke=None).configure_axis(
-            gridColor="#e4e7ec", domainColor="#c5cad3", labelColor="#5b6370", titleColor="#5b6370"
+        spec = (
+            chart.configure(font=font, background="transparent")
+            .configure_view(stroke=None)
+            .configure_axis(
+                gridColor="#e4e7ec", domainColor="#c5cad3", labelColor="#5b6370", titleColor="#5b6370"
+            )
         )
         return str(vl_convert.vegalite_to_svg(spec.to_json()))

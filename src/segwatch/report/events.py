@@ -58,7 +58,9 @@ def _events(rows: list[dict[str, object]], period: np.timedelta64) -> tuple[Even
 
 
 def _event(rows: list[dict[str, object]]) -> Event:
-    value, expected, p_value = (np.array([row[n] for row in rows], dtype=float) for n in ("value", "expected", "p_value"))
+    value, expected, p_value = (
+        np.array([row[n] for row in rows], dtype=float) for n in ("value", "expected", "p_value")
+    )
     return Event(
         _text(rows[0]["ts"]),
         _text(rows[-1]["ts"]),
