@@ -1,0 +1,135 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from segwatch.core.features import FeatureSet
+from segwatch.core.panel import Panel, build_panel
+from segwatch.core.schema import observations_schema
+from segwatch.core.segment import label, segment_id
+from segwatch.core.window import Window
+from segwatch.errors import DataError, UsageError
+
+WINDOW = Window(np.datetime64("2024-02-26"), np.datetime64("2024-03-03"))
+DIMENSIONS = ("country", "channel")
+
+
+def observations(rows):
+    """rows: (day, country, channel, value[, n_rows])."""
+    filled = [(np.datetime64(r[0], "us"), *r[1:4], r[4] if len(r) > 4 else 1) for r in rows]
+    columns = list(zip(*filled, strict=True)) or [[]] * 5
+    return pa.table([pa.array(c) for c in columns], names=["ts", *DIMENSIONS, "value", "n_rows"]).cast(
+        observations_schema(DIMENSIONS)
+    )
+
+
+def values_of(panel, *names):
+    return panel.values[panel.segments.values.index(names)].tolist()
+
+
+def test_a_lone_absent_row_of_a_count_is_a_zero_and_days_before_the_first_row_are_no_observation():
+    rows = [(d, "it", "paid", 5.0) for d in WINDOW.times] + [("2024-02-27", "it", "free", 2.0)]
+    panel = build_panel(observations(rows), DIMENSIONS, WINDOW, "zero")
+    np.testing.assert_equal(values_of(panel, "it", "free"), [np.nan, 2, 0, 0, 0, 0])
+
+
+def test_a_day_without_any_row_of_a_dimensions_value_is_a_gap():
+    rows = [(d, c, k, 5.0) for d in WINDOW.times for c in ("it", "fr") for k in ("paid", "free")]
+    kept = [r for r in rows if not (r[1] == "it" and r[0] == np.datetime64("2024-02-29"))]
+    panel = build_panel(observations(kept), DIMENSIONS, WINDOW, "zero")
+    np.testing.assert_equal(values_of(panel, "it", "paid"), [5, 5, 5, np.nan, 5, 5])
+    np.testing.assert_equal(values_of(panel, "fr", "paid"), [5.0] * 6)
+
+
+def test_every_absence_is_a_gap_where_the_metric_is_no_count():
+    rows = [("2024-02-26", "it", "paid", 5.0), ("2024-02-28", "it", "paid", -1.0), ("2024-02-27", "fr", "paid", 1.0)]
+    panel = build_panel(observations(rows), DIMENSIONS, WINDOW, "gap")
+    np.testing.assert_equal(values_of(panel, "it", "paid"), [5, np.nan, -1, np.nan, np.nan, np.nan])
+
+
+def test_several_rows_of_one_segment_and_day_are_refused_where_they_cannot_be_summed():
+    rows = [("2024-02-29", "it", "paid", 5.0, 2)]
+    with pytest.raises(DataError, match="it/paid has 2 rows at 2024-02-29"):
+        build_panel(observations(rows), DIMENSIONS, WINDOW, "gap")
+    assert build_panel(observations(rows), DIMENSIONS, WINDOW, "zero").values[0, 3] == 5
+
+
+def test_segments_known_before_keep_their_place_and_their_zeros():
+    before = build_panel(observations([("2024-02-26", "it", "paid", 1.0)]), DIMENSIONS, WINDOW, "zero")
+    later = Window(np.datetime64("2024-03-03"), np.datetime64("2024-03-05"))
+    rows = [("2024-03-03", "fr", "free", 2.0), ("2024-03-04", "fr", "free", 2.0)]
+    panel = build_panel(observations(rows), DIMENSIONS, later, "zero", before.history)
+    assert panel.segments.values == (("it", "paid"), ("fr", "free"))
+    assert panel.values.tolist() == [[0, 0], [2, 2]]
+    assert panel.ended(7)[0].tolist() == [False, True]
+
+
+text = st.text(min_size=0, max_size=6)
+cells = st.dictionaries(
+    st.tuples(st.integers(0, 5), text, text), st.integers(0, 10**6).map(float), min_size=1, max_size=25
+)
+
+
+@given(cells, st.randoms())
+def test_a_panel_holds_every_observation_whatever_the_order_of_rows(cells, random):
+    rows = [(WINDOW.start + d, c, k, v) for (d, c, k), v in cells.items()]
+    panel = build_panel(observations(rows), DIMENSIONS, WINDOW, "zero")
+    for day, country, channel, value in rows:
+        place = panel.segments.position[segment_id(DIMENSIONS, (country, channel))]
+        assert panel.values[place, int((day - WINDOW.start).astype(int))] == value
+    random.shuffle(rows)
+    again = build_panel(observations(rows), DIMENSIONS, WINDOW, "zero")
+    assert again.segments == panel.segments
+    np.testing.assert_array_equal(again.values, panel.values)
+
+
+@given(cells)
+def test_a_saved_panel_loads_as_it_was(tmp_path_factory, cells):
+    rows = [(WINDOW.start + d, c, k, v) for (d, c, k), v in cells.items()]
+    panel = build_panel(observations(rows), DIMENSIONS, WINDOW, "zero")
+    directory = tmp_path_factory.mktemp("panel") / "it"
+    panel.save(directory)
+    loaded = Panel.load(directory)
+    assert loaded.segments == panel.segments
+    np.testing.assert_array_equal(loaded.values, panel.values)
+    np.testing.assert_array_equal(loaded.history.last_seen, panel.history.last_seen)
+
+
+def test_ids_tell_apart_what_labels_do_not():
+    assert label(("a/b", "c")) == label(("a", "b/c"))
+    assert segment_id(DIMENSIONS, ("a/b", "c")) != segment_id(DIMENSIONS, ("a", "b/c"))
+
+
+def test_an_empty_window_is_refused():
+    with pytest.raises(UsageError, match="is empty"):
+        Window(np.datetime64("2024-03-01"), np.datetime64("2024-03-01"))
+
+
+@pytest.mark.parametrize("is_count", [True, False])
+def test_features_are_the_same_to_the_last_bit_wherever_the_matrix_begins(is_count):
+    rng = np.random.default_rng(0)
+    values = rng.poisson(50, (4, 400)).astype(float) - (0 if is_count else 45)
+    values[rng.random(values.shape) < 0.05] = np.nan
+    features = FeatureSet("day", is_count)
+    scale = features.segment_scale(values)
+
+    def of(matrix):
+        return features.features(matrix, features.context(matrix, scale), scale[:, None])
+
+    whole = of(values)
+    for start in (100, 101, 233):
+        part = of(values[:, start:])[:, features.lookback :]
+        np.testing.assert_array_equal(part, whole[:, start + features.lookback :])
+
+
+def test_the_definition_of_the_features_has_not_changed_under_its_version():
+    values = (20 + 10 * np.sin(np.arange(120) * 2 * np.pi / 7) + np.arange(120) % 5)[None, :]
+    features = FeatureSet("day", True)
+    scale = features.segment_scale(values)
+    last = features.features(values, features.context(values, scale), scale[:, None])[0, -1]
+    assert features.version == 1
+    np.testing.assert_allclose(last, GOLDEN, rtol=1e-9)
+
+
+GOLDEN = [0.01641577680317602, 0.015239670581331386, 0.017471581041796413, 0.009680776699963922, 0.003510150689926201, 0.04247665689964643, 0.0]
