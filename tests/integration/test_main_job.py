@@ -1,0 +1,142 @@
+import json
+import sqlite3
+import subprocess
+import sys
+
+import duckdb
+import numpy as np
+import pandas as pd
+
+from .conftest import END, SPLIT
+
+
+def predictions(folder, columns="* exclude (run_id, scored_at)"):
+    with duckdb.connect(folder / "segwatch.duckdb", read_only=True) as connection:
+        return connection.execute(f"from predictions select {columns} order by segment_id, ts").df()
+
+
+def test_every_segment_and_day_gets_one_row_and_a_second_run_leaves_the_same_table(trained, segwatch):
+    segwatch(trained, "infer", "--start", SPLIT, "--end", END)
+    first = predictions(trained)
+    assert len(first) == 9 * 20
+    segwatch(trained, "infer", "--start", SPLIT, "--end", END)
+    pd.testing.assert_frame_equal(first, predictions(trained))
+
+
+def test_a_value_is_outside_its_bounds_exactly_where_it_is_an_anomaly(trained, segwatch):
+    segwatch(trained, "infer", "--start", SPLIT, "--end", END)
+    rows = predictions(trained).query("status == 'ok'")
+    assert rows["is_anomaly"].any()
+    outside = (rows["value"] < rows["lower"]) | (rows["value"] > rows["upper"]) | (rows["reason"] == "pattern")
+    pd.testing.assert_series_equal(outside, rows["is_anomaly"], check_names=False)
+    assert rows[["score", "p_value", "expected"]].notna().all(axis=None)
+    assert (rows["prediction"] == np.where(rows["p_value"] <= 0.01, -1, 1)).all()
+
+
+def test_one_day_at_a_time_scores_as_many_days_at_once_do(trained, segwatch):
+    segwatch(trained, "infer", "--start", SPLIT, "--end", "2026-11-08")
+    together = predictions(trained)
+    for day in ("2026-11-05", "2026-11-06", "2026-11-07", "2026-11-08"):
+        segwatch(trained, "infer", "--as-of", day)
+    apart = predictions(trained)
+    pd.testing.assert_series_equal(apart["is_anomaly"], together["is_anomaly"])
+    np.testing.assert_allclose(apart["score"].dropna(), together["score"].dropna(), rtol=1e-12)
+
+
+def test_a_selection_replaces_only_its_own_rows(trained, segwatch):
+    segwatch(trained, "infer", "--as-of", SPLIT)
+    before = predictions(trained, "segment_id, channel, run_id").set_index("segment_id")
+    segwatch(trained, "infer", "--as-of", SPLIT, "--select", "channel=paid")
+    after = predictions(trained, "segment_id, channel, run_id").set_index("segment_id")
+    changed = before["run_id"] != after["run_id"]
+    assert (changed == (before["channel"] == "paid")).all()
+    assert changed.any()
+
+
+def test_new_and_vanished_segments_get_a_row_with_their_status(trained, segwatch, tmp_path):
+    rows = "created_at,country_code,platform,channel,new_users\n2026-11-23,NA,\"a/b'c\",paid,5\n"
+    (tmp_path / "new.csv").write_text(rows)
+    segwatch(trained, "data", "insert", "--from", str(tmp_path / "new.csv"))
+    with duckdb.connect(trained / "segwatch.duckdb") as connection:
+        connection.execute(
+            "delete from new_users_metrics where created_at >= '2026-10-01' and platform = 'ios' and channel = 'paid'"
+        )
+    segwatch(trained, "infer", "--as-of", END)
+    rows = predictions(trained).set_index(["country_code", "platform", "channel"])
+    assert rows.loc[("NA", "a/b'c", "paid"), "status"] == "new_segment"
+    assert rows.loc[("it", "ios", "paid"), "status"] == "ended"
+    assert not rows.query("status != 'ok'")["is_anomaly"].any()
+
+
+def test_the_temporary_table_goes_unless_it_is_kept(trained, segwatch):
+    def tables():
+        with duckdb.connect(trained / "segwatch.duckdb", read_only=True) as connection:
+            names = [row[0] for row in connection.execute("select table_name from duckdb_tables()").fetchall()]
+        return [name for name in names if name.startswith("segwatch_features_")]
+
+    segwatch(trained, "infer", "--as-of", SPLIT)
+    assert tables() == []
+    segwatch(trained, "infer", "--as-of", SPLIT, "--keep-features")
+    assert len(tables()) == 1
+
+
+def test_dry_runs_change_nothing(trained, segwatch):
+    before = (trained / "segwatch.duckdb").read_bytes()
+    said = segwatch(trained, "--log-format", "json", "train", "--as-of", SPLIT, "--dry-run").stderr
+    assert "9 of 9 segments" in said
+    segwatch(trained, "infer", "--as-of", SPLIT, "--dry-run")
+    assert (trained / "segwatch.duckdb").read_bytes() == before
+
+
+def test_the_daily_job_trains_only_when_the_champion_is_missing_or_old(tmp_path, segwatch):
+    segwatch(tmp_path, "init")
+    segwatch(tmp_path, "create")
+    segwatch(tmp_path, "data", "insert", "--segments", "3", "--days", "200", "--end", END)
+
+    def chose(as_of):
+        lines = segwatch(tmp_path, "--log-format", "json", "run", "--as-of", as_of).stderr.splitlines()
+        return next(e["trains"] for e in map(json.loads, lines) if e["event"] == "run")
+
+    assert chose("2026-11-16") == "there is no champion"
+    assert chose("2026-11-17").startswith("no:")
+    assert "7 days ago" in chose("2026-11-23")
+    listed = segwatch(tmp_path, "models", "list").stdout.splitlines()
+    assert [line.split("\t")[0] for line in listed] == ["2", "1"]
+    segwatch(tmp_path, "models", "rollback")
+    assert "version\t1" in segwatch(tmp_path, "models", "show").stdout
+    segwatch(tmp_path, "report")
+    assert "new_users" in (tmp_path / "segwatch-report.html").read_text()
+    segwatch(tmp_path, "destroy", "--yes")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".segwatch", "segwatch-report.html", "segwatch.toml"]
+
+
+def test_training_a_selection_does_not_move_the_champion(trained_template, segwatch):
+    segwatch(trained_template, "train", "--as-of", SPLIT, "--select", "channel=paid")
+    assert "version\t1" in segwatch(trained_template, "models", "show").stdout
+
+
+def test_the_model_loads_by_its_uri_and_predicts(trained_template):
+    code = f"""
+import mlflow, numpy as np, pandas as pd
+from segwatch.core.bundle import ModelBundle
+from segwatch.core.features import FEATURES
+mlflow.set_tracking_uri("sqlite:///{trained_template}/mlflow.db")
+model = mlflow.pyfunc.load_model("models:/segwatch-new_users/1")
+import sys; sys.stdout.write(str(type(model.unwrap_python_model() if 0 else model)))
+from segwatch.core.segment import segment_id
+id_ = segment_id(("country_code", "platform", "channel"), ("it", "ios", "paid"))
+frame = pd.DataFrame(np.vstack([np.zeros(7), np.full(7, 50.0)]), columns=list(FEATURES)).assign(segment_id=id_)
+out = model.predict(frame)
+assert out["prediction"].tolist() == [1, -1], out
+assert out["score"].is_monotonic_increasing and out["p_value"].is_monotonic_decreasing
+"""
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=trained_template)
+    assert finished.returncode == 0, finished.stderr
+
+
+def test_the_registry_holds_the_window_metrics_and_the_alias(trained_template):
+    with sqlite3.connect(trained_template / "mlflow.db") as connection:
+        metrics = dict(connection.execute("select key, value from metrics"))
+        alias = connection.execute("select alias, version from registered_model_aliases").fetchall()
+    assert {"alert_rate", "recall_drop_30", "recall_drop_60", "recall_spike_30", "recall_spike_60"} <= set(metrics)
+    assert ("champion", 1) in alias
