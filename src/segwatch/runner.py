@@ -229,7 +229,7 @@ def training_reason(run: Run, as_of: np.datetime64) -> str | None:
     except ModelError:
         return "there is no champion"
     trained_to = np.datetime64(champion.parameters["window_end"], "h")
-    age = (np.datetime64(as_of, "h") - trained_to) / np.timedelta64(24, "h")
+    age = (as_of.astype("datetime64[h]") - trained_to) / np.timedelta64(24, "h")
     if age >= run.metric.retrain_every:
         return (
             f"the champion (version {champion.version}) was trained to {champion.parameters['window_end']},"

@@ -208,7 +208,7 @@ def _feature_table(
     X = bundle.feature_set.features(values, context, scale)
     segments = panel.segments
     reasons = [
-        None if good else _reason(panel, bundle, i, s, v)
+        None if good else _reason(panel, bundle, int(i), s, v)
         for good, i, s, v in zip(ok, positions, status, values, strict=True)
     ]
     columns: dict[str, pa.Array] = {
@@ -285,7 +285,7 @@ def _predictions(
 
 def _decision_columns(rows: pa.Table, decisions: Decisions) -> dict[str, pa.Array]:
     up = rows["value"].to_numpy() > decisions.expected
-    directions = np.where(decisions.is_anomaly, np.where(up, "up", "down"), None)
+    directions = pa.array(np.where(up, "up", "down"), pa.string(), mask=~decisions.is_anomaly)
     return {
         "expected": pa.array(decisions.expected),
         "lower": pa.array(decisions.lower, from_pandas=True),
@@ -294,8 +294,8 @@ def _decision_columns(rows: pa.Table, decisions: Decisions) -> dict[str, pa.Arra
         "p_value": pa.array(decisions.p_value),
         "prediction": pa.array(decisions.prediction),
         "is_anomaly": pa.array(decisions.is_anomaly),
-        "direction": pa.array(directions, pa.string()),
-        "reason": pa.array(np.where(decisions.is_pattern, "pattern", None), pa.string()),
+        "direction": directions,
+        "reason": pa.array(["pattern"] * rows.num_rows, pa.string(), mask=~decisions.is_pattern),
     }
 
 

@@ -43,7 +43,11 @@ def test_a_day_without_any_row_of_a_dimensions_value_is_a_gap():
 
 
 def test_every_absence_is_a_gap_where_the_metric_is_no_count():
-    rows = [("2024-02-26", "it", "paid", 5.0), ("2024-02-28", "it", "paid", -1.0), ("2024-02-27", "fr", "paid", 1.0)]
+    rows = [
+        ("2024-02-26", "it", "paid", 5.0),
+        ("2024-02-28", "it", "paid", -1.0),
+        ("2024-02-27", "fr", "paid", 1.0),
+    ]
     panel = build_panel(observations(rows), DIMENSIONS, WINDOW, "gap")
     np.testing.assert_equal(values_of(panel, "it", "paid"), [5, np.nan, -1, np.nan, np.nan, np.nan])
 
@@ -132,4 +136,12 @@ def test_the_definition_of_the_features_has_not_changed_under_its_version():
     np.testing.assert_allclose(last, GOLDEN, rtol=1e-9)
 
 
-GOLDEN = [0.01641577680317602, 0.015239670581331386, 0.017471581041796413, 0.009680776699963922, 0.003510150689926201, 0.04247665689964643, 0.0]
+GOLDEN = [
+    0.01641577680317602,
+    0.015239670581331386,
+    0.017471581041796413,
+    0.009680776699963922,
+    0.003510150689926201,
+    0.04247665689964643,
+    0.0,
+]

@@ -59,7 +59,7 @@ def test_wrong_settings_name_the_key(tmp_path, segwatch, old, new, said):
         (f"alter table {TABLE} rename channel to chanel", "channel"),
         (f"alter table {TABLE} alter new_users type varchar", "new_users"),
         (f"alter table {TABLE} alter created_at type varchar", "created_at"),
-        (f"insert into {TABLE} values ('2026-11-01', 'it', 'ios', 'paid', -3)", "-3"),
+        (f"insert into {TABLE} values ('2026-11-01', 'it', 'ios', 'paid', -3)", "negative"),
         (f"delete from {TABLE}", "no rows"),
     ],
 )
@@ -148,16 +148,25 @@ def test_segments_that_cannot_be_trained_are_named_and_the_others_are(tmp_path, 
         day = str((__import__("datetime").date(2026, 11, 23) - __import__("datetime").timedelta(i)))
         lines += [f"{day},it,constant,paid,5", f"{day},it,varied,paid,{50 + i % 9}"]
         lines += [f'{day},it,"quote\'s / ünï",,{20 + i % 7}']
+        lines += [f"{day},it,gone,paid,{30 + i % 5}"] * (i >= 40)
         lines += [f"{day},NA,short,paid,{i % 5 + 1}"] * (i < 10)
     (tmp_path / "rows.csv").write_text("\n".join(lines))
     segwatch(tmp_path, "init")
     segwatch(tmp_path, "create")
     segwatch(tmp_path, "data", "insert", "--from", "rows.csv")
     said = segwatch(tmp_path, "train", "--as-of", END).stderr
-    assert "4, 2 fitted" in said
+    assert "5, 3 fitted" in said
     segwatch(tmp_path, "infer", "--as-of", END)
     with duckdb.connect(tmp_path / "segwatch.duckdb", read_only=True) as connection:
         rows = dict(connection.execute("select platform, status from predictions").fetchall())
-        channels = connection.execute("select channel from predictions where platform like 'quote%'").fetchall()
-    assert rows == {"constant": "constant", "varied": "ok", "quote's / ünï": "ok", "short": "too_short"}
+        channels = connection.execute(
+            "select channel from predictions where platform like 'quote%'"
+        ).fetchall()
+    assert rows == {
+        "constant": "constant",
+        "varied": "ok",
+        "quote's / ünï": "ok",
+        "short": "too_short",
+        "gone": "ended",
+    }
     assert channels == [("<null>",)]

@@ -300,9 +300,9 @@ def _segment_batch(
         "status": pa.array([one.status for one in shard], pa.string()),
         "reason": pa.array([one.reason for one in shard], pa.string()),
         "scale": pa.array([one.scale for one in shard], pa.float64()),
-        "center": _lists([d and d.scaling.center for d in detectors], _D),
-        "spread": _lists([d and d.scaling.spread for d in detectors], _D),
-        "quantiles": _lists([d and d.calibration.quantiles for d in detectors], N_QUANTILES),
+        "center": _lists([d.scaling.center if d else None for d in detectors], _D),
+        "spread": _lists([d.scaling.spread if d else None for d in detectors], _D),
+        "quantiles": _lists([d.calibration.quantiles if d else None for d in detectors], N_QUANTILES),
         "n_vectors": pa.array([len(d.weights) if d else 0 for d in detectors], pa.int64()),
     }
     return pa.record_batch([columns[name] for name in segments_schema.names], schema=segments_schema)

@@ -125,7 +125,7 @@ def _candidates(
 def _anchor(grid: Floats, unflagged: Bools, observed: Bools, passes: Bools, expected: Floats) -> Ints:
     """Column of the value that the interval holds."""
     distance = np.where(unflagged, np.abs(grid - expected[:, None]), np.inf)
-    return np.where(passes, observed.argmax(axis=1), distance.argmin(axis=1))
+    return np.asarray(np.where(passes, observed.argmax(axis=1), distance.argmin(axis=1)))
 
 
 def _edge(grid: Floats, unflagged: Bools, anchor: Ints, is_unflagged: Callable[[Floats], Bools]) -> Floats:
