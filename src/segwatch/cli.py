@@ -45,17 +45,13 @@ app.add_typer(models_app, name="models")
 MetricOption = Annotated[
     str | None, typer.Option("--metric", help="Metric of the settings; needed where they have several.")
 ]
-AsOf = Annotated[
-    str | None, typer.Option("--as-of", help="The day it is run for, YYYY-MM-DD; default: today (UTC).")
-]
+AsOf = Annotated[str | None, typer.Option("--as-of", help="The day it is run for, YYYY-MM-DD; default: today (UTC).")]
 Start = Annotated[str | None, typer.Option("--start", help="First period, inclusive.")]
 End = Annotated[str | None, typer.Option("--end", help="End of the Window, exclusive.")]
 Select = Annotated[
     list[str] | None, typer.Option("--select", help="dimension=value; several add up.", show_default=False)
 ]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Say what would be read, fitted and written; do nothing.")
-]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be read, fitted and written; do nothing.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
@@ -106,9 +102,7 @@ def session(
     context: typer.Context,
     settings: Annotated[Path, typer.Option(help="Settings file.")] = Path("segwatch.toml"),
     target: Annotated[str | None, typer.Option(help="Target of the settings.")] = None,
-    log_format: Annotated[
-        LogFormat, typer.Option(help="text for people, json for machines.")
-    ] = LogFormat.text,
+    log_format: Annotated[LogFormat, typer.Option(help="text for people, json for machines.")] = LogFormat.text,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say only errors.")] = False,
     version: Annotated[  # noqa: ARG001
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
@@ -136,9 +130,7 @@ def _registry(session: Session, settings: Settings) -> ModelRegistry:
 
 def _metric(settings: Settings, name: str | None) -> tuple[str, Metric]:
     if name is None and len(settings.metrics) > 1:
-        raise UsageError(
-            f"the settings have several metrics, name one with --metric: {', '.join(settings.metrics)}"
-        )
+        raise UsageError(f"the settings have several metrics, name one with --metric: {', '.join(settings.metrics)}")
     chosen = name or next(iter(settings.metrics))
     return chosen, settings.metric(chosen)
 
@@ -181,9 +173,7 @@ def _day(text: str | None, run: Run) -> np.datetime64:
         return now
     day = parse_time(text, run.metric.grain, "--as-of")
     if day > now:
-        raise UsageError(
-            f"--as-of {day} lies in the future: the last complete {run.metric.grain} ends at {now}"
-        )
+        raise UsageError(f"--as-of {day} lies in the future: the last complete {run.metric.grain} ends at {now}")
     return day
 
 
@@ -195,9 +185,7 @@ def _training_window(run: Run, as_of: str | None, start: str | None) -> Window:
         return Window(parse_time(start, run.metric.grain, "--start"), end, run.metric.grain)
     span = run.warehouse.span(run.metric)
     if span is None:
-        raise DataError(
-            f"table {run.metric.table} has no rows: insert some, or name another table in the settings"
-        )
+        raise DataError(f"table {run.metric.table} has no rows: insert some, or name another table in the settings")
     if not span[0] < end:
         raise DataError(f"table {run.metric.table} has no rows before {end}: its first are of {span[0]}")
     return Window(span[0], end, run.metric.grain)
@@ -245,9 +233,7 @@ def create(context: typer.Context) -> None:
             if warehouse.table_schema(metric.table) is None:
                 made += [metric.table] * warehouse.create_table(metric.table, metric_schema(metric))
                 if _is_generated(metric):
-                    made += [_labels_table(metric)] * warehouse.create_table(
-                        _labels_table(metric), labels_schema()
-                    )
+                    made += [_labels_table(metric)] * warehouse.create_table(_labels_table(metric), labels_schema())
     _registry(context.obj, settings).create()
     context.obj.say("create", made=", ".join(made) or "nothing: the tables were there")
 
@@ -266,9 +252,7 @@ def _labels_table(metric: Metric) -> str:
 def data_insert(
     context: typer.Context,
     metric: MetricOption = None,
-    source: Annotated[
-        Path | None, typer.Option("--from", help="A .csv or .parquet file of your own rows.")
-    ] = None,
+    source: Annotated[Path | None, typer.Option("--from", help="A .csv or .parquet file of your own rows.")] = None,
     segments: Annotated[int, typer.Option(help="Segments to generate.")] = 27,
     days: Annotated[int, typer.Option(help="Days to generate.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the generator.")] = 7,
@@ -300,9 +284,7 @@ def _insert_generated(
     from segwatch.data.generate import GeneratorSettings, generate
 
     if not _is_generated(metric):
-        raise UsageError(
-            f"the generator writes the columns of new_users, not those of {metric.table}: use --from FILE"
-        )
+        raise UsageError(f"the generator writes the columns of new_users, not those of {metric.table}: use --from FILE")
     last = np.datetime64(dt.datetime.now(dt.UTC).date()) if end is None else parse_time(end, "day", "--end")
     labels = []
 
@@ -367,9 +349,7 @@ def infer(
     select: Select = None,
     dry_run: DryRun = False,
     keep_features: Annotated[bool, typer.Option(help="Keep the temporary feature table for a day.")] = False,
-    fail_on: Annotated[
-        bool, typer.Option("--fail-on-anomalies", help="Exit with 5 if there are anomalies.")
-    ] = False,
+    fail_on: Annotated[bool, typer.Option("--fail-on-anomalies", help="Exit with 5 if there are anomalies.")] = False,
 ) -> None:
     """Score the last complete period before --as-of, or [--start, --end), with the champion."""
     from segwatch import runner
@@ -396,9 +376,7 @@ def run_daily(
     context: typer.Context,
     metric: MetricOption = None,
     as_of: AsOf = None,
-    fail_on: Annotated[
-        bool, typer.Option("--fail-on-anomalies", help="Exit with 5 if there are anomalies.")
-    ] = False,
+    fail_on: Annotated[bool, typer.Option("--fail-on-anomalies", help="Exit with 5 if there are anomalies.")] = False,
 ) -> None:
     """The daily job: train if there is no champion or it is too old, then score."""
     from segwatch import runner
@@ -428,9 +406,7 @@ def models_list(context: typer.Context, metric: MetricOption = None) -> None:
     for version in registry.versions(name):
         parameters = version.parameters
         window = f"[{parameters.get('window_start')}, {parameters.get('window_end')})"
-        typer.echo(
-            f"{version.version}\t{version.created_at:%Y-%m-%d %H:%M}\t{window}\t{','.join(version.aliases)}"
-        )
+        typer.echo(f"{version.version}\t{version.created_at:%Y-%m-%d %H:%M}\t{window}\t{','.join(version.aliases)}")
 
 
 @models_app.command("show")
@@ -520,9 +496,7 @@ def _model_facts(run: Run, predictions: Any) -> Any:
         return None
     latest = predictions.sort_by("ts").slice(predictions.num_rows - 1)
     try:
-        version: ModelVersion = run.registry.resolve(
-            model_name(run.metric_name), latest["model_version"][0].as_py()
-        )
+        version: ModelVersion = run.registry.resolve(model_name(run.metric_name), latest["model_version"][0].as_py())
     except ModelError:
         return None
     return ModelFacts(

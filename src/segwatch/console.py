@@ -70,13 +70,10 @@ def train_rows(summary: TrainSummary) -> dict[str, str]:
         "model": f"{summary.version.name} version {summary.version.version} ({alias})",
         "training Window": str(summary.window),
         "rows read": f"{summary.n_rows:,}",
-        "segments": f"{segments:,}, {fitted:,} fitted"
-        + "".join(f", {n:,} {name}" for name, n in counts.items()),
+        "segments": f"{segments:,}, {fitted:,} fitted" + "".join(f", {n:,} {name}" for name, n in counts.items()),
     }
     if summary.metrics:
-        recalls = (
-            (n.removeprefix("recall_"), v) for n, v in summary.metrics.items() if n.startswith("recall_")
-        )
+        recalls = ((n.removeprefix("recall_"), v) for n, v in summary.metrics.items() if n.startswith("recall_"))
         rows["alert rate held out"] = f"{1000 * summary.metrics['alert_rate']:.1f} per 1,000 rows"
         rows["recall of one changed day"] = ", ".join(f"{n.replace('_', ' ')} %: {v:.2f}" for n, v in recalls)
     return rows | {"seconds": _seconds(summary.seconds)}

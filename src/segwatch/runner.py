@@ -131,9 +131,7 @@ def train(run: Run, window: Window) -> TrainSummary:
         with clock.step("extract"):
             n_rows = steps.extract(run.warehouse, run.metric, window, work / "observations.arrow")
         with clock.step("preprocess"):
-            panel = steps.preprocess(
-                work / "observations.arrow", run.metric, window, work / "panel", run.selection
-            )
+            panel = steps.preprocess(work / "observations.arrow", run.metric, window, work / "panel", run.selection)
         with clock.step("train", len(panel.segments)) as progress:
             bundle = steps.train(work / "panel", run.metric_name, run.metric, work / "bundle", progress)
         with clock.step("evaluate", min(SAMPLE, len(panel.segments))) as progress:
@@ -171,17 +169,13 @@ def _score(
         with clock.step("featurize"):
             features = steps.featurize(run.warehouse, run.metric, bundle, window, run.run_id, run.now)
         with clock.step("predict", features.n_scorable) as progress:
-            predictions = steps.predict(
-                run.warehouse, features, run.metric_name, run.metric, bundle, stamp, progress
-            )
+            predictions = steps.predict(run.warehouse, features, run.metric_name, run.metric, bundle, stamp, progress)
     finally:
         if features is not None and not keep_features:
             run.warehouse.drop_features(features.table)
     chosen = steps.select(predictions, run.selection)
     if run.selection and not chosen.num_rows:
-        raise DataError(
-            f"no segment in {window} is selected by --select: see the values in {run.metric.table}"
-        )
+        raise DataError(f"no segment in {window} is selected by --select: see the values in {run.metric.table}")
     return chosen, features.table if keep_features else None
 
 
@@ -214,9 +208,7 @@ def _worst(flagged: pa.Table, metric: Metric, top: int = 5) -> tuple[Worst, ...]
     table = flagged.select(list(metric.dimensions)).append_column("impact of alerts", pa.array(impact))
     sums = table.group_by(list(metric.dimensions)).aggregate([("impact of alerts", "sum"), ([], "count_all")])
     rows = [
-        Worst(
-            "/".join(row[name] for name in metric.dimensions), row["count_all"], row["impact of alerts_sum"]
-        )
+        Worst("/".join(row[name] for name in metric.dimensions), row["count_all"], row["impact of alerts_sum"])
         for row in sums.to_pylist()
     ]
     return tuple(sorted(rows, key=lambda worst: (-abs(worst.impact), worst.segment))[:top])

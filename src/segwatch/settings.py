@@ -44,28 +44,20 @@ class Target(_Frozen):
 class Metric(_Frozen):
     """One metric of one table, and how it is watched."""
 
-    table: str = Field(
-        min_length=1, description="Table that holds the metric, a schema may precede it: sales.orders"
-    )
+    table: str = Field(min_length=1, description="Table that holds the metric, a schema may precede it: sales.orders")
     time: Column = Field(description="Column of the time: DATE, DATETIME or TIMESTAMP (UTC)")
     value: Column = Field(description="Column of the value: a number")
-    dimensions: tuple[Column, ...] = Field(
-        min_length=1, description="Columns whose combinations are the segments"
-    )
+    dimensions: tuple[Column, ...] = Field(min_length=1, description="Columns whose combinations are the segments")
     grain: Grain = Field("day", description="Length of a period: day or hour")
     missing: Literal["zero", "gap"] = Field(
         "zero",
         description="What an absent row means: zero (a count) or gap (not observed; values may be negative)",
     )
-    alpha: float = Field(
-        0.01, gt=0, lt=0.5, description="A row's prediction is -1 where its p-value is at most this"
-    )
+    alpha: float = Field(0.01, gt=0, lt=0.5, description="A row's prediction is -1 where its p-value is at most this")
     fdr: float = Field(
         0.1, gt=0, lt=1, description="Share of false alerts among the alerts of one period, across segments"
     )
-    min_history: int = Field(
-        0, ge=0, description="Periods a segment needs to get a model; 0: 90 days or 1008 hours"
-    )
+    min_history: int = Field(0, ge=0, description="Periods a segment needs to get a model; 0: 90 days or 1008 hours")
     retrain_every: int = Field(7, ge=1, description="Age in days at which segwatch run trains anew")
     holdout: int = Field(28, ge=1, description="Last periods of training that evaluate holds out")
 
@@ -96,9 +88,7 @@ class Metric(_Frozen):
 class Settings(BaseSettings):
     """All that segwatch.toml says, overridden by SEGWATCH_* variables (`SEGWATCH_METRICS__NEW_USERS__ALPHA=0.02`)."""
 
-    model_config = SettingsConfigDict(
-        frozen=True, extra="forbid", env_prefix="SEGWATCH_", env_nested_delimiter="__"
-    )
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix="SEGWATCH_", env_nested_delimiter="__")
 
     default_target: Name = Field("dev", description="Target used without --target")
     predictions_table: Name = Field("predictions", description="Table that predictions are written to")
@@ -108,11 +98,11 @@ class Settings(BaseSettings):
     @classmethod
     def settings_customise_sources(
         cls,
-        settings_cls: type[BaseSettings],
+        settings_cls: type[BaseSettings],  # noqa: ARG003
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         # The file's content arrives as init values; a variable set for one run must win over it.
         return env_settings, init_settings

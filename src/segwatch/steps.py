@@ -79,15 +79,11 @@ def _selected(panel: Panel, selection: Selection) -> Panel:
     segments = panel.segments
     rows = [i for i, v in enumerate(segments.values) if is_selected(segments.dimensions, v, selection)]
     if not rows:
-        raise DataError(
-            f"no segment in {panel.window} has {describe(selection)}: see the values in the table"
-        )
+        raise DataError(f"no segment in {panel.window} has {describe(selection)}: see the values in the table")
     return Panel(panel.history.take(rows), panel.window, panel.values[rows])
 
 
-def train(
-    panel: Path, metric_name: str, metric: Metric, to: Path, progress: Progress = _ignore
-) -> ModelBundle:
+def train(panel: Path, metric_name: str, metric: Metric, to: Path, progress: Progress = _ignore) -> ModelBundle:
     """The directory `to` holds the bundle of one detector per segment of the Panel.
 
     Raises DataError if not one segment could be fitted, naming the first one's reason.
@@ -108,9 +104,7 @@ def evaluate(panel: Path, metric: Metric, progress: Progress = _ignore) -> dict[
     return evaluate_panel(Panel.load(panel), metric.feature_set, rules(metric), metric.holdout, progress)
 
 
-def register(
-    registry: ModelRegistry, bundle: ModelBundle, metrics: Mapping[str, float], run_id: str
-) -> ModelVersion:
+def register(registry: ModelRegistry, bundle: ModelBundle, metrics: Mapping[str, float], run_id: str) -> ModelVersion:
     """The bundle is a new version of the metric's model; no alias moves."""
     manifest = bundle.manifest
     counts = {f"segments_{name}": float(n) for name, n in manifest["counts"].items()}
@@ -130,9 +124,7 @@ def register(
     )
 
 
-def resolve(
-    registry: ModelRegistry, metric_name: str, metric: Metric, to: Path
-) -> tuple[ModelVersion, ModelBundle]:
+def resolve(registry: ModelRegistry, metric_name: str, metric: Metric, to: Path) -> tuple[ModelVersion, ModelBundle]:
     """The exact version that `champion` points to, downloaded to `to` and checked.
 
     Raises ModelError if there is none or it is damaged, DataError if it was trained on other dimensions.

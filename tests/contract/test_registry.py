@@ -112,9 +112,7 @@ def champion(registry: ModelRegistry, name: str = NAME) -> str:
     return registry.resolve(name).version
 
 
-def test_registered_bundle_comes_back_byte_for_byte(
-    registry: ModelRegistry, bundle: Path, tmp_path: Path
-) -> None:
+def test_registered_bundle_comes_back_byte_for_byte(registry: ModelRegistry, bundle: Path, tmp_path: Path) -> None:
     made = register(registry, bundle)
     registry.promote(NAME, made.version)
     to = registry.download(registry.resolve(NAME), tmp_path / "new" / "copy")
@@ -154,9 +152,7 @@ def test_register_moves_no_alias(registry: ModelRegistry, bundle: Path) -> None:
     assert [version.aliases for version in registry.versions(NAME)] == [(), (CHAMPION,)]
 
 
-def test_resolve_says_to_train_where_there_is_no_model_or_no_champion(
-    registry: ModelRegistry, bundle: Path
-) -> None:
+def test_resolve_says_to_train_where_there_is_no_model_or_no_champion(registry: ModelRegistry, bundle: Path) -> None:
     with pytest.raises(ModelError, match=f"no model {NAME}; run `segwatch train`"):
         registry.resolve(NAME)
     register(registry, bundle)
@@ -185,9 +181,7 @@ def test_rollback_goes_back_one_champion_each_time(registry: ModelRegistry, bund
     assert champion(registry) == "1"
 
 
-def test_promotion_after_a_rollback_forgets_the_version_rolled_back(
-    registry: ModelRegistry, bundle: Path
-) -> None:
+def test_promotion_after_a_rollback_forgets_the_version_rolled_back(registry: ModelRegistry, bundle: Path) -> None:
     for _ in range(3):
         register(registry, bundle)
     registry.promote(NAME, "1")
@@ -264,9 +258,7 @@ def test_lost_artifacts_are_a_model_error_and_nothing_is_downloaded(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a project", "bundle", "cwd"]
 
 
-def test_download_keeps_a_directory_that_is_in_use(
-    registry: ModelRegistry, bundle: Path, tmp_path: Path
-) -> None:
+def test_download_keeps_a_directory_that_is_in_use(registry: ModelRegistry, bundle: Path, tmp_path: Path) -> None:
     made = register(registry, bundle)
     used = tmp_path / "used"
     used.mkdir()
@@ -320,9 +312,7 @@ def test_nothing_is_written_beside_the_registry(
     assert capfd.readouterr() == ("", "")
 
 
-def test_another_registry_object_sees_the_same(
-    backend: MlflowBackend, registry: ModelRegistry, bundle: Path
-) -> None:
+def test_another_registry_object_sees_the_same(backend: MlflowBackend, registry: ModelRegistry, bundle: Path) -> None:
     made = register(registry, bundle)
     registry.promote(NAME, "1")
     assert backend.open().resolve(NAME).run_id == made.run_id
@@ -343,9 +333,7 @@ def test_another_registry_object_sees_the_same(
     ],
 )
 def test_an_unknown_uri_is_a_settings_error_naming_the_forms(uri: str) -> None:
-    with pytest.raises(
-        SettingsError, match=r"is not a model registry: use sqlite:///FILE .* https://"
-    ) as error:
+    with pytest.raises(SettingsError, match=r"is not a model registry: use sqlite:///FILE .* https://") as error:
         open_registry(uri)
     assert repr(uri) in str(error.value)
 
@@ -382,9 +370,7 @@ def test_create_destroy_create(backend: MlflowBackend, registry: ModelRegistry, 
     assert [path.name for path in (backend.folder / "mlartifacts").iterdir() if path.name[0] == "."] == []
 
 
-def test_reading_does_not_make_the_file(
-    backend: MlflowBackend, registry: ModelRegistry, bundle: Path
-) -> None:
+def test_reading_does_not_make_the_file(backend: MlflowBackend, registry: ModelRegistry, bundle: Path) -> None:
     backend.path.unlink()
     version = ModelVersion(NAME, "1", "", dt.datetime.now(dt.UTC), "r", (), {}, {}, {})
     for read in (
@@ -442,9 +428,7 @@ def test_destroy_keeps_a_file_that_segwatch_did_not_create(
     assert registry.created() == []
 
 
-def test_drop_completes_one_that_broke_off(
-    backend: MlflowBackend, registry: ModelRegistry, bundle: Path
-) -> None:
+def test_drop_completes_one_that_broke_off(backend: MlflowBackend, registry: ModelRegistry, bundle: Path) -> None:
     register(registry, bundle)
     backend.client().delete_registered_model(NAME)
     assert registry.created() == [NAME]
@@ -504,9 +488,7 @@ def test_rollback_after_someone_else_moved_the_alias(
         registry.rollback(NAME)
 
 
-def test_runs_left_open_are_closed_after_an_hour(
-    backend: MlflowBackend, registry: ModelRegistry, bundle: Path
-) -> None:
+def test_runs_left_open_are_closed_after_an_hour(backend: MlflowBackend, registry: ModelRegistry, bundle: Path) -> None:
     register(registry, bundle)
     client = backend.client()
     experiment = client.get_experiment_by_name(NAME).experiment_id
@@ -571,9 +553,7 @@ def test_a_locked_database_is_a_retryable_backend_error(
             lambda: registry.drop(NAME),
             registry.destroy,
         ):
-            with pytest.raises(
-                BackendError, match=r"sqlite:///.*mlflow.db is held by another process"
-            ) as error:
+            with pytest.raises(BackendError, match=r"sqlite:///.*mlflow.db is held by another process") as error:
                 call()
             assert error.value.retryable
         holder.communicate()

@@ -32,9 +32,7 @@ from segwatch.warehouses.duckdb_errors import explain
 
 KEYS = ["created_at", "country_code", "platform", "channel"]
 DIMENSIONS = ("country_code", "platform")
-METRIC_SCHEMA = TableSchema.from_json(
-    (importlib.resources.files("segwatch.data") / "schema.json").read_text()
-)
+METRIC_SCHEMA = TableSchema.from_json((importlib.resources.files("segwatch.data") / "schema.json").read_text())
 PREDICTIONS_SCHEMA = TableSchema.from_json(
     (importlib.resources.files("segwatch.data") / "predictions_schema.json").read_text()
 )
@@ -169,9 +167,7 @@ def test_create_in_a_schema_makes_the_schema(warehouse: Warehouse) -> None:
     assert warehouse.create_table("sales.users", METRIC_SCHEMA) is True
     assert warehouse.create_table("sales.users", METRIC_SCHEMA) is False
     assert warehouse.created_tables() == ["sales.users"]
-    assert (
-        warehouse.insert("sales.users", metric_rows(("2024-01-01", "it", "ios", 1)).to_batches(), KEYS) == 1
-    )
+    assert warehouse.insert("sales.users", metric_rows(("2024-01-01", "it", "ios", 1)).to_batches(), KEYS) == 1
 
 
 @pytest.mark.parametrize("name", [".users", "sales.", "."])
@@ -242,9 +238,7 @@ def test_a_table_of_anyone_else_is_refused_and_survives(backend: DuckdbBackend, 
 
 def test_a_comment_of_anyone_else_is_no_mark(backend: DuckdbBackend, warehouse: Warehouse) -> None:
     backend.run("CREATE TABLE a (x INT)", "CREATE TABLE b (x INT)", "CREATE TABLE c (x INT)")
-    backend.run(
-        "COMMENT ON TABLE a IS 'segwatch'", "COMMENT ON TABLE b IS '[1]'", "COMMENT ON TABLE c IS '{}'"
-    )
+    backend.run("COMMENT ON TABLE a IS 'segwatch'", "COMMENT ON TABLE b IS '[1]'", "COMMENT ON TABLE c IS '{}'")
     assert warehouse.created_tables() == []
     assert warehouse.drop_created() == []
 
@@ -284,9 +278,7 @@ def test_inserting_twice_does_not_double(warehouse: Warehouse) -> None:
 
 def test_insert_replaces_rows_whose_dimension_is_null(warehouse: Warehouse) -> None:
     warehouse.create_table("users", METRIC_SCHEMA)
-    first = metric_rows(
-        ("2024-01-01", None, "ios", 1), ("2024-01-01", "it", None, 2), ("2024-01-01", None, None, 3)
-    )
+    first = metric_rows(("2024-01-01", None, "ios", 1), ("2024-01-01", "it", None, 2), ("2024-01-01", None, None, 3))
     warehouse.insert("users", first.to_batches(), KEYS)
     warehouse.insert("users", metric_rows(("2024-01-01", None, "ios", 10)).to_batches(), KEYS)
     rows = warehouse.observations(metric(), JANUARY).to_pylist()
@@ -349,9 +341,7 @@ def test_a_null_in_a_required_column_leaves_the_table_as_it_was(warehouse: Wareh
 # Observations
 
 
-def test_observations_sum_duplicates_in_the_promised_form(
-    backend: DuckdbBackend, warehouse: Warehouse
-) -> None:
+def test_observations_sum_duplicates_in_the_promised_form(backend: DuckdbBackend, warehouse: Warehouse) -> None:
     rows = metric_rows(
         ("2024-01-02", "it", "ios", 1),
         ("2024-01-01", "it", "web", 4),
@@ -502,9 +492,7 @@ def test_dimensions_of_any_type_become_text_in_byte_order(
 
 
 @pytest.mark.parametrize("type_", ["HUGEINT", "UBIGINT", "DECIMAL(18, 3)", "FLOAT", "DOUBLE", "TINYINT"])
-def test_values_of_any_numeric_type_become_floats(
-    backend: DuckdbBackend, warehouse: Warehouse, type_: str
-) -> None:
+def test_values_of_any_numeric_type_become_floats(backend: DuckdbBackend, warehouse: Warehouse, type_: str) -> None:
     backend.run(
         f"CREATE TABLE users AS SELECT DATE '2024-01-01' AS created_at, 'it' AS country_code,"
         f" 'ios' AS platform, 100::{type_} AS new_users FROM range(3)"
@@ -512,9 +500,7 @@ def test_values_of_any_numeric_type_become_floats(
     assert warehouse.observations(metric(), JANUARY)["value"].to_pylist() == [300.0]
 
 
-def test_whole_numbers_add_up_exactly_whatever_the_order(
-    backend: DuckdbBackend, warehouse: Warehouse
-) -> None:
+def test_whole_numbers_add_up_exactly_whatever_the_order(backend: DuckdbBackend, warehouse: Warehouse) -> None:
     backend.run(
         "CREATE TABLE users AS SELECT DATE '2024-01-01' AS created_at, 'it' AS country_code,"
         " 'ios' AS platform, unnest([9007199254740993, 1, -9007199254740993, 1]) AS new_users"
@@ -577,9 +563,7 @@ def test_observations_equal_a_plain_group_by(backend: DuckdbBackend, rows: list[
     found = warehouse.observations(metric(grain=grain), asked)
     order = sorted(expected, key=lambda key: (key[0].encode(), key[1].encode(), key[2]))
     got = [tuple(row.values()) for row in found.drop_columns(["n_rows"]).to_pylist()]
-    assert got == [
-        (ts, country, platform, float(expected[country, platform, ts])) for country, platform, ts in order
-    ]
+    assert got == [(ts, country, platform, float(expected[country, platform, ts])) for country, platform, ts in order]
 
 
 # Data that cannot be watched
@@ -646,9 +630,7 @@ def test_bad_data_is_named(
         warehouse.observations(source, asked)
 
 
-def test_negative_values_are_fine_where_the_metric_is_no_count(
-    backend: DuckdbBackend, warehouse: Warehouse
-) -> None:
+def test_negative_values_are_fine_where_the_metric_is_no_count(backend: DuckdbBackend, warehouse: Warehouse) -> None:
     backend.run(one_row(new_users="-1"))
     assert warehouse.observations(metric(missing="gap"), JANUARY)["value"].to_pylist() == [-1.0]
 
@@ -664,16 +646,12 @@ def test_bad_values_outside_of_the_window_do_not_matter(backend: DuckdbBackend, 
 
 
 def test_a_sum_past_the_largest_float_is_refused(backend: DuckdbBackend, warehouse: Warehouse) -> None:
-    backend.run(
-        one_row(new_users="1e308::DOUBLE"), "INSERT INTO users FROM users", "INSERT INTO users FROM users"
-    )
+    backend.run(one_row(new_users="1e308::DOUBLE"), "INSERT INTO users FROM users", "INSERT INTO users FROM users")
     with pytest.raises(DataError):
         warehouse.observations(metric(), JANUARY)
 
 
-def test_an_empty_window_is_named_with_what_the_table_holds(
-    backend: DuckdbBackend, warehouse: Warehouse
-) -> None:
+def test_an_empty_window_is_named_with_what_the_table_holds(backend: DuckdbBackend, warehouse: Warehouse) -> None:
     backend.load("users", metric_rows(("2024-01-01", "it", "ios", 5), ("2026-11-23", "it", "ios", 5)))
     with pytest.raises(DataError, match=r"\[2025-01-01, 2025-02-01\); it holds 2024-01-01 to 2026-11-23"):
         warehouse.observations(metric(), window("2025-01-01", "2025-02-01"))
@@ -692,9 +670,7 @@ def test_a_view_that_is_broken_is_named(backend: DuckdbBackend, warehouse: Wareh
         warehouse.observations(metric(), JANUARY)
 
 
-def test_a_view_whose_rows_do_not_convert_is_a_data_error(
-    backend: DuckdbBackend, warehouse: Warehouse
-) -> None:
+def test_a_view_whose_rows_do_not_convert_is_a_data_error(backend: DuckdbBackend, warehouse: Warehouse) -> None:
     backend.run(one_row(new_users="'many'").replace("users", "raw", 1))
     backend.run("CREATE VIEW users AS SELECT * REPLACE (new_users::INT AS new_users) FROM raw")
     with pytest.raises(DataError, match="many"):
@@ -741,9 +717,7 @@ def test_features_are_dropped_once_or_twice(warehouse: Warehouse) -> None:
         warehouse.read_features(name)
 
 
-def test_only_feature_tables_are_read_or_dropped_as_such(
-    backend: DuckdbBackend, warehouse: Warehouse
-) -> None:
+def test_only_feature_tables_are_read_or_dropped_as_such(backend: DuckdbBackend, warehouse: Warehouse) -> None:
     warehouse.create_table("predictions", PREDICTIONS_SCHEMA)
     backend.run("CREATE TABLE segwatch_features_mine (x INT)")
     with pytest.raises(DataError, match="not a feature table"):
@@ -785,9 +759,7 @@ def test_only_the_metric_window_and_selection_are_replaced(warehouse: Warehouse)
         assert warehouse.replace_predictions("predictions", "users", asked, new, selection) == 4
         held = warehouse.predictions("predictions", "users", JANUARY)
         changed = [
-            (str(r["ts"].date()), r["country_code"], r["platform"])
-            for r in held.to_pylist()
-            if r["value"] == 2.0
+            (str(r["ts"].date()), r["country_code"], r["platform"]) for r in held.to_pylist() if r["value"] == 2.0
         ]
         assert sorted(changed) == [
             ("2024-01-02", "<null>", "ios"),
@@ -808,20 +780,14 @@ def test_a_rerun_replaces_the_predictions_of_the_same_window(warehouse: Warehous
     found = warehouse.predictions("predictions", "users", JANUARY)
     assert found.num_rows == 4
     schema = PREDICTIONS_SCHEMA.with_columns(["country_code"], "level")
-    assert found.select(rows.column_names).equals(
-        rows.sort_by([("ts", "ascending"), ("segment_id", "ascending")])
-    )
+    assert found.select(rows.column_names).equals(rows.sort_by([("ts", "ascending"), ("segment_id", "ascending")]))
     assert schema.conform(found, "predictions").num_rows == 4
 
 
 def test_replacing_with_no_rows_removes_those_there_were(warehouse: Warehouse) -> None:
     create_predictions(warehouse)
-    warehouse.replace_predictions(
-        "predictions", "users", JANUARY, prediction_rows("users", ["2024-01-01"]), {}
-    )
-    assert (
-        warehouse.replace_predictions("predictions", "users", JANUARY, prediction_rows("users", []), {}) == 0
-    )
+    warehouse.replace_predictions("predictions", "users", JANUARY, prediction_rows("users", ["2024-01-01"]), {})
+    assert warehouse.replace_predictions("predictions", "users", JANUARY, prediction_rows("users", []), {}) == 0
     assert warehouse.predictions("predictions", "users", JANUARY).num_rows == 0
 
 
@@ -856,9 +822,7 @@ def test_rows_outside_of_what_is_replaced_are_refused(
     create_predictions(warehouse, "country_code")
     rows = prediction_rows(name, [day], country_code=[country])
     with pytest.raises(DataError, match=f"outside of the {what}"):
-        warehouse.replace_predictions(
-            "predictions", "users", JANUARY, rows, {"country_code": frozenset({"it"})}
-        )
+        warehouse.replace_predictions("predictions", "users", JANUARY, rows, {"country_code": frozenset({"it"})})
 
 
 def test_predictions_with_an_unknown_dimension_are_refused(warehouse: Warehouse) -> None:
@@ -911,9 +875,7 @@ def test_a_closed_warehouse_opens_again(warehouse: Warehouse) -> None:
 # URLs
 
 
-@pytest.mark.parametrize(
-    "url", ["", "duckdb:", "duckdb:///", "duckdb://x.duckdb", "bigquery://p/d", "/a.duckdb"]
-)
+@pytest.mark.parametrize("url", ["", "duckdb:", "duckdb:///", "duckdb://x.duckdb", "bigquery://p/d", "/a.duckdb"])
 def test_an_unknown_url_is_named_with_the_form_expected(url: str) -> None:
     with pytest.raises(SettingsError, match=r"duckdb:///FILE") as caught:
         open_warehouse(url)
@@ -997,9 +959,7 @@ def test_drop_created_keeps_a_file_that_holds_anything_else(local: DuckdbBackend
     assert local.path.exists()
     assert warehouse.created_tables() == []
     with duckdb.connect(str(local.path)) as connection:
-        schemas = {
-            row[0] for row in connection.execute("SELECT schema_name FROM duckdb_schemas()").fetchall()
-        }
+        schemas = {row[0] for row in connection.execute("SELECT schema_name FROM duckdb_schemas()").fetchall()}
     assert ("sales" in schemas) == ("sales" in other)
 
 
@@ -1058,9 +1018,7 @@ def test_a_folder_in_place_of_the_file_is_named(tmp_path: Path) -> None:
         open_warehouse(f"duckdb:///{tmp_path}").created_tables()
 
 
-@pytest.mark.skipif(
-    not Path("/proc/self").exists(), reason="there is no folder that refuses everyone's files"
-)
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no folder that refuses everyone's files")
 def test_a_folder_that_refuses_files_is_named() -> None:
     with pytest.raises(BackendError, match=r"/proc/x\.duckdb"):
         open_warehouse("duckdb:////proc/x.duckdb").create_table("users", METRIC_SCHEMA)

@@ -4,9 +4,7 @@ from hypothesis import strategies as st
 
 from segwatch.core.calibration import Calibration, alert_thresholds, fold_slices, training_rows
 
-P_VALUES = st.lists(
-    st.sampled_from([0.0, 1e-6, 0.001, 0.01, 0.02, 0.05, 0.2, 0.5, 1.0]), min_size=1, max_size=12
-)
+P_VALUES = st.lists(st.sampled_from([0.0, 1e-6, 0.001, 0.01, 0.02, 0.05, 0.2, 0.5, 1.0]), min_size=1, max_size=12)
 
 
 def rejections(p_values, fdr):

@@ -145,7 +145,7 @@ def test_files_that_do_not_fit_are_refused_whole(trained, segwatch, rows, said):
 def test_segments_that_cannot_be_trained_are_named_and_the_others_are(tmp_path, segwatch):
     lines = ["created_at,country_code,platform,channel,new_users"]
     for i in range(150):
-        day = str((__import__("datetime").date(2026, 11, 23) - __import__("datetime").timedelta(i)))
+        day = str(__import__("datetime").date(2026, 11, 23) - __import__("datetime").timedelta(i))
         lines += [f"{day},it,constant,paid,5", f"{day},it,varied,paid,{50 + i % 9}"]
         lines += [f'{day},it,"quote\'s / ünï",,{20 + i % 7}']
         lines += [f"{day},it,gone,paid,{30 + i % 5}"] * (i >= 40)
@@ -159,9 +159,7 @@ def test_segments_that_cannot_be_trained_are_named_and_the_others_are(tmp_path, 
     segwatch(tmp_path, "infer", "--as-of", END)
     with duckdb.connect(tmp_path / "segwatch.duckdb", read_only=True) as connection:
         rows = dict(connection.execute("select platform, status from predictions").fetchall())
-        channels = connection.execute(
-            "select channel from predictions where platform like 'quote%'"
-        ).fetchall()
+        channels = connection.execute("select channel from predictions where platform like 'quote%'").fetchall()
     assert rows == {
         "constant": "constant",
         "varied": "ok",

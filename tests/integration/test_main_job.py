@@ -27,9 +27,7 @@ def test_a_value_is_outside_its_bounds_exactly_where_it_is_an_anomaly(trained, s
     segwatch(trained, "infer", "--start", SPLIT, "--end", END)
     rows = predictions(trained).query("status == 'ok'")
     assert rows["is_anomaly"].any()
-    outside = (
-        (rows["value"] < rows["lower"]) | (rows["value"] > rows["upper"]) | (rows["reason"] == "pattern")
-    )
+    outside = (rows["value"] < rows["lower"]) | (rows["value"] > rows["upper"]) | (rows["reason"] == "pattern")
     pd.testing.assert_series_equal(outside, rows["is_anomaly"], check_names=False)
     assert rows[["score", "p_value", "expected"]].notna().all(axis=None)
     assert (rows["prediction"] == np.where(rows["p_value"] <= 0.01, -1, 1)).all()
@@ -68,9 +66,7 @@ def test_a_new_segment_gets_a_row_with_its_status(trained, segwatch, tmp_path):
 def test_the_temporary_table_goes_unless_it_is_kept(trained, segwatch):
     def tables():
         with duckdb.connect(trained / "segwatch.duckdb", read_only=True) as connection:
-            names = [
-                row[0] for row in connection.execute("select table_name from duckdb_tables()").fetchall()
-            ]
+            names = [row[0] for row in connection.execute("select table_name from duckdb_tables()").fetchall()]
         return [name for name in names if name.startswith("segwatch_features_")]
 
     segwatch(trained, "infer", "--as-of", SPLIT)
@@ -133,9 +129,7 @@ out = model.predict(frame)
 assert out["prediction"].tolist() == [1, -1], out
 assert out["score"].is_monotonic_increasing and out["p_value"].is_monotonic_decreasing
 """
-    finished = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=trained_template
-    )
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=trained_template)
     assert finished.returncode == 0, finished.stderr
 
 
@@ -143,7 +137,5 @@ def test_the_registry_holds_the_window_metrics_and_the_alias(trained_template):
     with sqlite3.connect(trained_template / "mlflow.db") as connection:
         metrics = dict(connection.execute("select key, value from metrics"))
         alias = connection.execute("select alias, version from registered_model_aliases").fetchall()
-    assert {"alert_rate", "recall_drop_30", "recall_drop_60", "recall_spike_30", "recall_spike_60"} <= set(
-        metrics
-    )
+    assert {"alert_rate", "recall_drop_30", "recall_drop_60", "recall_spike_30", "recall_spike_60"} <= set(metrics)
     assert ("champion", 1) in alias

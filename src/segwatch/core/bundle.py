@@ -70,9 +70,7 @@ class ModelBundle:
                 )
             own = manifest.pop("digest")
             if own != _manifest_digest(manifest):
-                raise ModelError(
-                    f"manifest.json of the model in {path} was changed: download the model again"
-                )
+                raise ModelError(f"manifest.json of the model in {path} was changed: download the model again")
             for name in _FILES:
                 if _digest(path / name) != digests[name]:
                     raise ModelError(f"{name} of the model in {path} was changed: download the model again")
@@ -210,9 +208,7 @@ class ModelBundle:
         X = frame[list(FEATURES)].to_numpy(dtype=np.float64)
         scores, p_values = self.score([str(i) for i in frame["segment_id"]], X)
         prediction = np.where(p_values <= self.rules.alpha, -1, 1)
-        return pd.DataFrame(
-            {"prediction": prediction, "score": scores, "p_value": p_values}, index=frame.index
-        )
+        return pd.DataFrame({"prediction": prediction, "score": scores, "p_value": p_values}, index=frame.index)
 
 
 def write_bundle(
@@ -289,9 +285,7 @@ def _segment_schema(dimensions: Sequence[str]) -> pa.Schema:
     )
 
 
-def _segment_batch(
-    history: History, shard: Sequence[FittedSegment], segments_schema: pa.Schema
-) -> pa.RecordBatch:
+def _segment_batch(history: History, shard: Sequence[FittedSegment], segments_schema: pa.Schema) -> pa.RecordBatch:
     detectors = [one.detector for one in shard]
     columns = {
         "segment_id": pa.array(history.segments.ids, pa.string()),
@@ -316,9 +310,7 @@ def _lists(rows: Sequence[Floats | None], width: int) -> pa.Array:
 
 def _vector_batch(shard: Sequence[FittedSegment]) -> pa.RecordBatch:
     detectors = [one.detector for one in shard if one.detector]
-    flat = np.concatenate([np.empty(0, np.float32), *(d.vectors.ravel() for d in detectors)]).astype(
-        np.float32
-    )
+    flat = np.concatenate([np.empty(0, np.float32), *(d.vectors.ravel() for d in detectors)]).astype(np.float32)
     weights = np.concatenate([np.empty(0), *(d.weights for d in detectors)])
     lists = pa.FixedSizeListArray.from_arrays(pa.array(flat), _D)
     return pa.record_batch([lists, pa.array(weights)], schema=_VECTORS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -41,13 +42,13 @@ class Calibration:
         beyond = np.maximum(scores - median, 0.0)
         tail = 0.5 * (1.0 + TAIL_SHAPE * beyond / scale) ** (-1.0 / TAIL_SHAPE)
         below = 1.0 - np.interp(scores, self.quantiles[:-1], LOWER_LEVELS)
-        return np.where(scores > median, tail, below)
+        return np.asarray(np.where(scores > median, tail, below))
 
 
 def fold_slices(n_rows: int, n_folds: int = 5) -> list[slice]:
     """Contiguous folds that cover n_rows."""
     edges = np.linspace(0, n_rows, n_folds + 1).astype(int)
-    return [slice(int(a), int(b)) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return [slice(int(a), int(b)) for a, b in pairwise(edges)]
 
 
 def training_rows(n_rows: int, fold: slice, gap: int) -> Bools:

@@ -16,9 +16,7 @@ from segwatch.core.panel import Bools, Floats, Ints
 from segwatch.core.training import Progress
 
 # Steps away from the baseline, in the segment's usual spread of e, at which the model is asked.
-_STEPS = np.array(
-    [0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 14.0, 20.0, 30.0, 60.0]
-)
+_STEPS = np.array([0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 14.0, 20.0, 30.0, 60.0])
 _BISECTIONS = 24
 
 
@@ -112,9 +110,7 @@ def alert_bounds(
     return np.where(exists, low, np.nan), np.where(exists, high, np.nan)
 
 
-def _candidates(
-    detector: Detector, features: FeatureSet, values: Floats, contexts: Floats, scale: Floats
-) -> Floats:
+def _candidates(detector: Detector, features: FeatureSet, values: Floats, contexts: Floats, scale: Floats) -> Floats:
     """Ascending values (n_rows, k) around the expected one, with it and the observed one among them."""
     baseline, spread = contexts[:, 0], np.maximum(contexts[:, 1], detector.scaling.spread[0])
     steps = np.concatenate([-_STEPS[::-1], [0.0], _STEPS])

@@ -74,9 +74,7 @@ class Detector:
         which does not saturate far from the data.
         """
         if X.ndim != 2 or X.shape[1] != len(self.scaling.center):
-            raise DataError(
-                f"expected rows of {len(self.scaling.center)} features, got an array of shape {X.shape}"
-            )
+            raise DataError(f"expected rows of {len(self.scaling.center)} features, got an array of shape {X.shape}")
         if not np.isfinite(X).all():
             raise DataError("the features hold NaN or infinite values: only complete rows can be scored")
         return log_score(self.scaling.apply(X), self.vectors, self.weights)

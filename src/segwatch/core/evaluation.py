@@ -47,9 +47,7 @@ def evaluate(
     if not parts:
         return {}
     observed = np.concatenate([part.observed for part in parts])
-    thresholds = alert_thresholds(
-        observed, np.concatenate([part.period for part in parts]), rules.fdr, rules.alpha
-    )
+    thresholds = alert_thresholds(observed, np.concatenate([part.period for part in parts]), rules.fdr, rules.alpha)
     metrics = {
         "evaluated_segments": float(len(parts)),
         "evaluated_rows": float(len(observed)),
@@ -62,9 +60,7 @@ def evaluate(
     return metrics
 
 
-def _held_out(
-    values: Floats, alive: Bools, feature_set: FeatureSet, rules: Rules, holdout: int
-) -> _HeldOut | None:
+def _held_out(values: Floats, alive: Bools, feature_set: FeatureSet, rules: Rules, holdout: int) -> _HeldOut | None:
     """The held-out rows of one segment (n_times,), or None where it cannot be fitted or has none."""
     fitted = fit_segment(values[:-holdout], alive[:-holdout], feature_set, rules.min_history)
     if fitted.detector is None:

@@ -133,10 +133,7 @@ class Panel:
 
 def history_from_table(table: pa.Table, dimensions: Sequence[str], window: Window) -> History:
     """The History in a table of dimension columns, first_seen and last_seen."""
-    seen = [
-        table[name].to_numpy().astype(f"datetime64[{unit(window.grain)}]")
-        for name in ("first_seen", "last_seen")
-    ]
+    seen = [table[name].to_numpy().astype(f"datetime64[{unit(window.grain)}]") for name in ("first_seen", "last_seen")]
     return History(Segments.from_columns(dimensions, table, _PREFIX), *seen)
 
 
@@ -225,9 +222,7 @@ def _merge(here: History, known: History | None) -> tuple[History, Ints]:
         return here, np.arange(len(here.segments))
     position = known.segments.position
     fresh = [i for i, id_ in enumerate(here.segments.ids) if id_ not in position]
-    segments = Segments(
-        here.segments.dimensions, known.segments.values + tuple(here.segments.values[i] for i in fresh)
-    )
+    segments = Segments(here.segments.dimensions, known.segments.values + tuple(here.segments.values[i] for i in fresh))
     place = np.array([segments.position[id_] for id_ in here.segments.ids], dtype=np.int64)
     first = np.concatenate([known.first_seen, here.first_seen[fresh]])
     last = np.concatenate([known.last_seen, here.last_seen[fresh]])

@@ -46,16 +46,14 @@ class TableSchema:
         try:
             fields = json.loads(text)
             columns = tuple(
-                Column(f["name"], f["type"], f.get("mode") == "REQUIRED", f.get("description", ""))
-                for f in fields
+                Column(f["name"], f["type"], f.get("mode") == "REQUIRED", f.get("description", "")) for f in fields
             )
         except (ValueError, TypeError, KeyError) as error:
             raise DataError(f"the table schema is not BigQuery JSON: {error!r}") from error
         for column in columns:
             if column.type not in ARROW_TYPES:
                 raise DataError(
-                    f"column {column.name} has the type {column.type}; a schema file can hold"
-                    f" {', '.join(ARROW_TYPES)}"
+                    f"column {column.name} has the type {column.type}; a schema file can hold {', '.join(ARROW_TYPES)}"
                 )
         return cls(columns)
 
@@ -78,9 +76,7 @@ class TableSchema:
 
     def arrow(self) -> pa.Schema:
         """The Arrow schema, with NOT NULL where the column is required."""
-        return pa.schema(
-            [pa.field(c.name, ARROW_TYPES[c.type], nullable=not c.required) for c in self.columns]
-        )
+        return pa.schema([pa.field(c.name, ARROW_TYPES[c.type], nullable=not c.required) for c in self.columns])
 
     def with_columns(self, names: Sequence[str], after: str, type_: str = "STRING") -> TableSchema:
         """The schema with nullable columns put behind the column `after`."""
@@ -100,9 +96,7 @@ class TableSchema:
             raise DataError(f"{source} has no column {missing[0]!r}: it holds {', '.join(rows.column_names)}")
         unknown = [name for name in rows.column_names if name not in self.names]
         if unknown:
-            raise DataError(
-                f"{source} has the column {unknown[0]!r}, which is none of {', '.join(self.names)}"
-            )
+            raise DataError(f"{source} has the column {unknown[0]!r}, which is none of {', '.join(self.names)}")
         columns = [_conform_column(rows[column.name], column, source) for column in self.columns]
         return pa.table(columns, schema=self.arrow())
 

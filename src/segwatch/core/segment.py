@@ -21,9 +21,7 @@ def segment_id(dimensions: Sequence[str], values: Sequence[str]) -> str:
     The pairs are hashed as canonical JSON, so a value with a slash, a quote or any letter cannot collide with
     another split of the same characters.
     """
-    document = json.dumps(
-        list(zip(dimensions, values, strict=True)), ensure_ascii=True, separators=(",", ":")
-    )
+    document = json.dumps(list(zip(dimensions, values, strict=True)), ensure_ascii=True, separators=(",", ":"))
     return hashlib.blake2b(document.encode(), digest_size=10).hexdigest()
 
 

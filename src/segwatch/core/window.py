@@ -42,8 +42,8 @@ class Window:
     grain: Grain = "day"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "start", np.datetime64(self.start, unit(self.grain)))
-        object.__setattr__(self, "end", np.datetime64(self.end, unit(self.grain)))
+        object.__setattr__(self, "start", self.start.astype(f"datetime64[{unit(self.grain)}]"))
+        object.__setattr__(self, "end", self.end.astype(f"datetime64[{unit(self.grain)}]"))
         if not self.start < self.end:
             raise UsageError(
                 f"the Window [{self.start}, {self.end}) is empty: the start is inclusive and the end exclusive,"
@@ -67,7 +67,7 @@ class Window:
 
     def as_datetimes(self) -> tuple[dt.datetime, dt.datetime]:
         """Start and end as naive UTC datetimes, for drivers that bind parameters."""
-        start, end = (np.datetime64(t, "us").item() for t in (self.start, self.end))
+        start, end = (t.astype("datetime64[us]").item() for t in (self.start, self.end))
         return start, end
 
     def as_dict(self) -> dict[str, str]:
@@ -93,7 +93,7 @@ def parse_time(text: str, grain: Grain, option: str) -> np.datetime64:
     if moment.tzinfo is not None:
         moment = moment.astimezone(dt.UTC).replace(tzinfo=None)
     fine = np.datetime64(moment, "us")
-    coarse = np.datetime64(fine, unit(grain))
+    coarse: np.datetime64 = fine.astype(f"datetime64[{unit(grain)}]")
     if coarse != fine:
         raise UsageError(f"{option} {text!r} falls inside a {grain}: give the start of a {grain}")
     return coarse

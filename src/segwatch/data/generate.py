@@ -102,7 +102,7 @@ def segment_names(n: int) -> Iterator[tuple[str, str, str]]:
 
 def generate(settings: GeneratorSettings, batch_segments: int = 500) -> Iterator[Batch]:
     """All rows, in batches of segments, sorted by segment and day; zero counts and missing country-days have none."""
-    last = int(np.datetime64(settings.end, "D").astype(np.int64))
+    last = int(settings.end.astype("datetime64[D]").astype(np.int64))
     days = np.arange(last - settings.days, last)
     names = segment_names(settings.segments)
     while batch := list(islice(names, batch_segments)):
@@ -199,9 +199,7 @@ def _moving_normals(keys: Words, days: Days, stream: int) -> Floats:
     weights /= np.sqrt((weights**2).sum())
     wide = np.arange(days[0] - _MEMORY + 1, days[-1] + 1).astype(np.uint64)
     normals = _normal(keys, wide, stream)
-    return np.asarray(
-        sum(w * normals[:, _MEMORY - 1 - k : normals.shape[1] - k] for k, w in enumerate(weights))
-    )
+    return np.asarray(sum(w * normals[:, _MEMORY - 1 - k : normals.shape[1] - k] for k, w in enumerate(weights)))
 
 
 def _counts(rate: Floats, keys: Words, days: Days) -> npt.NDArray[np.int64]:
@@ -240,9 +238,7 @@ def _events(seed: int, name: tuple[str, str, str], days: Days) -> Iterator[_Even
     yield from _drawn(seed, ("platform", name[1]), ("platform_outage",), _PARENT_RATE, days)
 
 
-def _drawn(
-    seed: int, key: tuple[str, ...], kinds: tuple[str, ...], rate: float, days: Days
-) -> Iterator[_Event]:
+def _drawn(seed: int, key: tuple[str, ...], kinds: tuple[str, ...], rate: float, days: Days) -> Iterator[_Event]:
     """At most one event in each block of 60 days; most of the blocks before the last 60 days have none."""
     first, end = int(days[0]), int(days[-1]) + 1
     blocks = np.arange(first // _BLOCK - 1, (end - 1) // _BLOCK + 1)
@@ -255,9 +251,7 @@ def _drawn(
         kept = rate if start >= end - _BLOCK else rate * _OLD_KEPT
         if exists < kept and start >= first and start < end:
             id_ = "/".join((kind, *key, str(np.datetime64(start, "D"))))
-            yield _Event(
-                id_, kind, 1 + int(severity_u * 3), start, start + length, -1.0 if sign_u < 0.6 else 1.0
-            )
+            yield _Event(id_, kind, 1 + int(severity_u * 3), start, start + length, -1.0 if sign_u < 0.6 else 1.0)
 
 
 def _plant(counts: npt.NDArray[np.int64], mean: Floats, days: Days, event: _Event, noise_sd: float) -> None:

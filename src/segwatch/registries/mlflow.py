@@ -99,9 +99,7 @@ class MlflowRegistry:
         with self._reading(f"look up {name}"):
             model = self._model(name)
             if model is None:
-                raise ModelError(
-                    f"the registry {shown(self.uri)} has no model {name}; run `segwatch train` first"
-                )
+                raise ModelError(f"the registry {shown(self.uri)} has no model {name}; run `segwatch train` first")
             number = reference if reference.isdecimal() else self._aliased(model, reference)
             made = _found(self._client.get_model_version, name, number)
             if made is None:
@@ -117,9 +115,7 @@ class MlflowRegistry:
             with tempfile.TemporaryDirectory(prefix=f".{to.name}-", dir=to.parent) as folder:
                 self._fetch(version, folder).replace(to)
         except OSError as error:
-            raise BackendError(
-                f"{to} cannot be written: {error}; name a new or empty directory that can"
-            ) from error
+            raise BackendError(f"{to} cannot be written: {error}; name a new or empty directory that can") from error
         return to
 
     def _fetch(self, version: ModelVersion, folder: str) -> Path:
@@ -200,9 +196,7 @@ class MlflowRegistry:
 
     def _require(self) -> None:
         if not self._is_there():
-            raise ModelError(
-                f"there is no registry {self.uri} yet; run `segwatch create`, then `segwatch train`"
-            )
+            raise ModelError(f"there is no registry {self.uri} yet; run `segwatch create`, then `segwatch train`")
 
     def _reading(self, doing: str) -> AbstractContextManager[None]:
         if self._file is not None:
@@ -244,9 +238,7 @@ class MlflowRegistry:
         experiment = self._client.get_experiment_by_name(name)
         if experiment is None:
             try:
-                return str(
-                    self._client.create_experiment(name, self._new_location(name), tags={MANAGED_TAG: "true"})
-                )
+                return str(self._client.create_experiment(name, self._new_location(name), tags={MANAGED_TAG: "true"}))
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
@@ -280,9 +272,7 @@ class MlflowRegistry:
         """The experiment is deleted as far as a client may, its name free; `mlflow gc` does the rest."""
         for run in self._runs(experiment.experiment_id):
             self._remove_artifacts(run)
-        self._client.rename_experiment(
-            experiment.experiment_id, f"{experiment.name} (dropped {uuid.uuid4().hex[:8]})"
-        )
+        self._client.rename_experiment(experiment.experiment_id, f"{experiment.name} (dropped {uuid.uuid4().hex[:8]})")
         self._client.delete_experiment(experiment.experiment_id)
 
     def _drop_local_experiment(self, experiment: Any, artifacts: Path) -> None:
@@ -302,9 +292,7 @@ class MlflowRegistry:
 
     def _runs(self, experiment_id: str, *view: Any, filter_string: str = "") -> Iterator[Any]:
         arguments = dict(zip(["run_view_type"], view, strict=False))
-        return _pages(
-            self._client.search_runs, [experiment_id], filter_string, max_results=_PAGE, **arguments
-        )
+        return _pages(self._client.search_runs, [experiment_id], filter_string, max_results=_PAGE, **arguments)
 
     def _runs_by_id(self, name: str) -> dict[str, Any]:
         experiment = self._client.get_experiment_by_name(name)
@@ -330,9 +318,7 @@ class MlflowRegistry:
         finally:
             if _content(bundle) != content:
                 raise ModelError(f"the bundle {bundle} changed while it was registered; train again")
-        description = Model(
-            artifact_path=_MODEL, run_id=run_id, flavors={"python_function": loaded_by}
-        ).to_yaml()
+        description = Model(artifact_path=_MODEL, run_id=run_id, flavors={"python_function": loaded_by}).to_yaml()
         self._client.log_text(run_id, description, f"{_MODEL}/MLmodel")
 
     def _log(self, run_id: str, parameters: Mapping[str, str], metrics: Mapping[str, float]) -> None:
@@ -387,11 +373,7 @@ class MlflowRegistry:
     def _aliased(self, model: Any, alias: str) -> str:
         aliases = dict(model.aliases)
         if alias not in aliases:
-            mend = (
-                "run `segwatch train` first"
-                if alias == CHAMPION
-                else f"it has {', '.join(aliases) or 'none'}"
-            )
+            mend = "run `segwatch train` first" if alias == CHAMPION else f"it has {', '.join(aliases) or 'none'}"
             raise ModelError(f"{model.name} has no {alias} in {shown(self.uri)}; {mend}")
         return str(aliases[alias])
 
@@ -446,9 +428,7 @@ def _content(bundle: Path) -> dict[str, tuple[int, int]]:
         raise ModelError(f"the bundle {bundle} cannot be read: {error}; train again") from error
     if not files:
         raise ModelError(f"the bundle {bundle} is missing or empty; train again")
-    return {
-        str(path.relative_to(bundle)): (status.st_size, status.st_mtime_ns) for path, status in files.items()
-    }
+    return {str(path.relative_to(bundle)): (status.st_size, status.st_mtime_ns) for path, status in files.items()}
 
 
 def _model_version(
@@ -495,9 +475,7 @@ def _clipped(texts: Mapping[str, str], length: int) -> dict[str, str]:
 
 def _long(parameters: Mapping[str, str]) -> dict[str, str]:
     """Parameters that a run has no room for, as tags of the version."""
-    return {
-        _LONG_PARAMETER + key: value for key, value in parameters.items() if len(value) > _PARAMETER_LENGTH
-    }
+    return {_LONG_PARAMETER + key: value for key, value in parameters.items() if len(value) > _PARAMETER_LENGTH}
 
 
 def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

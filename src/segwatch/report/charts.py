@@ -40,9 +40,7 @@ def daily_chart(rows: pa.Table) -> str:
         )
     )
     return _svg(
-        (lines.properties(width=1050, height=190) & bars.properties(width=1050, height=90)).resolve_scale(
-            x="shared"
-        )
+        (lines.properties(width=1050, height=190) & bars.properties(width=1050, height=90)).resolve_scale(x="shared")
     )
 
 
@@ -61,9 +59,7 @@ def segment_chart(rows: pa.Table) -> str:
         base.mark_area(color=_BLUE, opacity=0.13).encode(y="lower:Q", y2="upper:Q"),
         base.mark_line(color=_GREY, strokeDash=[4, 3], strokeWidth=1).encode(y="expected:Q"),
         base.mark_line(color=_BLUE, strokeWidth=1.5).encode(y=y),
-        base.transform_filter("datum.is_anomaly")
-        .mark_point(color=_RED, filled=True, opacity=1, size=45)
-        .encode(y=y),
+        base.transform_filter("datum.is_anomaly").mark_point(color=_RED, filled=True, opacity=1, size=45).encode(y=y),
     ]
     return _svg(alt.layer(*layers).properties(width=470, height=140))
 
@@ -93,8 +89,6 @@ def _svg(chart: Any) -> str:
         spec = (
             chart.configure(font=font, background="transparent")
             .configure_view(stroke=None)
-            .configure_axis(
-                gridColor="#e4e7ec", domainColor="#c5cad3", labelColor="#5b6370", titleColor="#5b6370"
-            )
+            .configure_axis(gridColor="#e4e7ec", domainColor="#c5cad3", labelColor="#5b6370", titleColor="#5b6370")
         )
         return str(vl_convert.vegalite_to_svg(spec.to_json()))

@@ -102,9 +102,7 @@ def _numbers(rows: pa.Table) -> str:
 def _card(one: SegmentEvents, rows: pa.Table) -> str:
     main, *others = one.events
     chart = segment_chart(rows.filter(pc.equal(rows["segment_id"], one.segment_id)))
-    more = "; ".join(_when(event) for event in others[:4]) + (
-        f" and {len(others) - 4} more" if len(others) > 4 else ""
-    )
+    more = "; ".join(_when(event) for event in others[:4]) + (f" and {len(others) - 4} more" if len(others) > 4 else "")
     also = f'<p class="also">also {escape(more)}</p>' if others else ""
     return (
         f'<article class="{"up" if main.impact > 0 else "down"}"><h3>{escape(one.segment)}</h3>'
@@ -149,9 +147,7 @@ def _rounded(column: pa.ChunkedArray) -> list[float | None]:
     return [None if value is None else round(value, 1) for value in column.to_pylist()]
 
 
-def _health(
-    rows: pa.Table, dimensions: Sequence[str], model: ModelFacts | None, generated_at: dt.datetime
-) -> str:
+def _health(rows: pa.Table, dimensions: Sequence[str], model: ModelFacts | None, generated_at: dt.datetime) -> str:
     last = rows.filter(pc.equal(rows["ts"], pc.max(rows["ts"])))
     parts = [
         _definition_list("Segments in the last period", _counts(last)),
@@ -176,11 +172,7 @@ def _model_facts(model: ModelFacts | None, generated_at: dt.datetime) -> str:
         "trained on": f"{model.trained_start} to {model.trained_end} (exclusive)",
         "fitted segments": f"{model.segments_fitted:,}",
     }
-    rates = {
-        n.replace("_", " "): f"{v:.3f}"
-        for n, v in model.metrics.items()
-        if "rate" in n or n.startswith("recall")
-    }
+    rates = {n.replace("_", " "): f"{v:.3f}" for n, v in model.metrics.items() if "rate" in n or n.startswith("recall")}
     return _definition_list("Model", facts | rates)
 
 

@@ -498,15 +498,11 @@ def _in_utc(rows: pa.Table) -> pa.Table:
     return rows.cast(pa.schema(fields))
 
 
-def _check_replaced(
-    rows: pa.Table, metric: str, window: Window, selection: Mapping[str, frozenset[str]]
-) -> None:
+def _check_replaced(rows: pa.Table, metric: str, window: Window, selection: Mapping[str, frozenset[str]]) -> None:
     """Nothing happens if all rows lie within what is replaced; NULLs are left to the table's constraints."""
     missing = [name for name in ("metric", "ts", *selection) if name not in rows.column_names]
     if missing:
-        raise DataError(
-            f"the predictions have no column {missing[0]!r}; they have {', '.join(rows.column_names)}"
-        )
+        raise DataError(f"the predictions have no column {missing[0]!r}; they have {', '.join(rows.column_names)}")
     start, end = (pa.scalar(moment, pa.timestamp("us")) for moment in window.as_datetimes())
     ts = rows["ts"].cast(pa.timestamp("us"))
     inside = {

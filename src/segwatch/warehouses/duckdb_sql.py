@@ -96,9 +96,7 @@ def delete_all(name: Name) -> str:
 
 def delete_matching(name: Name, stage: Name, keys: Sequence[str]) -> str:
     """Deletes the rows whose keys are those of a staged row, where NULL equals NULL."""
-    same = exp.and_(
-        *(exp.NullSafeEQ(this=_column(key, "old"), expression=_column(key, "new")) for key in keys)
-    )
+    same = exp.and_(*(exp.NullSafeEQ(this=_column(key, "old"), expression=_column(key, "new")) for key in keys))
     staged = exp.select("1").from_(exp.alias_(table(stage), "new", table=True, quoted=True)).where(same)
     old = exp.alias_(table(name), "old", table=True, quoted=True)
     return _render(exp.delete(old).where(exp.Exists(this=staged)))
@@ -119,9 +117,7 @@ def select_no_rows(name: Name, columns: Sequence[str] = ("*",)) -> str:
     return _render(_select(columns, name).limit(0))
 
 
-def delete_predictions(
-    name: Name, metric: str, start: Any, end: Any, selection: Mapping[str, Iterable[str]]
-) -> Query:
+def delete_predictions(name: Name, metric: str, start: Any, end: Any, selection: Mapping[str, Iterable[str]]) -> Query:
     where, values = _prediction_filter(metric, start, end)
     for dimension, wanted in selection.items():
         texts = sorted(wanted)
