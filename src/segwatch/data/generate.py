@@ -205,7 +205,7 @@ def _moving_normals(keys: Words, days: Days, stream: int) -> Floats:
 def _counts(rate: Floats, keys: Words, days: Days) -> npt.NDArray[np.int64]:
     """Poisson counts of the rates, by inverting their distribution; the normal's where the rate is large."""
     u = _uniform(keys, days.astype(np.uint64), 14)
-    counts = np.maximum(0, np.rint(rate + np.sqrt(rate) * ndtri(u))).astype(np.int64)
+    counts: npt.NDArray[np.int64] = np.maximum(0, np.rint(rate + np.sqrt(rate) * ndtri(u))).astype(np.int64)
     small = rate < 40.0
     counts[small] = _invert_poisson(rate[small], u[small])
     return counts

@@ -75,7 +75,7 @@ def _time_axis(alt: Any) -> Any:
 
 
 def _frame(rows: pa.Table) -> pd.DataFrame:
-    frame = rows.sort_by("ts").to_pandas()
+    frame: pd.DataFrame = rows.sort_by("ts").to_pandas()
     frame["ts"] = frame["ts"].dt.strftime("%Y-%m-%dT%H:%M:%SZ")
     return frame
 

@@ -181,7 +181,8 @@ def _silent_segments(last: pa.Table, dimensions: Sequence[str]) -> str:
     if not silent.num_rows:
         return ""
     lines = [
-        f"<li><b>{escape(label(str(row[d]) for d in dimensions))}</b> {escape(row['status'])}: {escape(row['reason'] or '')}</li>"
+        f"<li><b>{escape(label(str(row[d]) for d in dimensions))}</b>"
+        f" {escape(row['status'])}: {escape(row['reason'] or '')}</li>"
         for row in silent.slice(0, _MAX_SILENT).to_pylist()
     ]
     more = f"<p>and {silent.num_rows - _MAX_SILENT:,} more</p>" if silent.num_rows > _MAX_SILENT else ""
