@@ -65,7 +65,7 @@ class Metric(_Frozen):
     def _check(self) -> Metric:
         names = list(self.dimensions)
         for name in names:
-            if name in RESERVED_COLUMNS:
+            if name.lower() in RESERVED_COLUMNS:
                 raise ValueError(
                     f"the dimension {name!r} has the name of a column of the predictions table: make a view that"
                     " renames it"
