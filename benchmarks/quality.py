@@ -42,9 +42,9 @@ def main() -> None:
             print(f"| {seed} | {method} | " + " | ".join(f"{x:.3f}" for x in quality(score, events, common)) + " |")
 
 
-def data(segments: int, seed: int) -> tuple[Panel, np.ndarray]:
+def data(segments: int, seed: int, days: int = 1000) -> tuple[Panel, np.ndarray]:
     """The Panel, and for each cell of the last days the number of its event, or -1."""
-    batches = list(generate(GeneratorSettings(end=END, segments=segments, seed=seed)))
+    batches = list(generate(GeneratorSettings(end=END, segments=segments, seed=seed, days=days)))
     rows = pa.Table.from_batches([batch.observations for batch in batches])
     days = rows["created_at"].cast(pa.timestamp("us"))
     window = Window(days.to_numpy().min().astype("datetime64[D]"), END)

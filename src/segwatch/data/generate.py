@@ -1,13 +1,14 @@
 """Daily new users of an app by country_code x platform x channel, with planted, labelled anomalies.
 
 A day's value depends only on the seed, the segment and the day: every random number is a hash of these (splitmix64,
-Steele et al. 2014), so any part of any series can be made alone. Only how many old events are kept depends on the end.
+Steele et al. 2014), so any part of any series can be made alone. One thing depends on the end: of the events that
+begin more than 60 days before it few are kept, so that there is a history to learn from.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, product
 
@@ -16,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from scipy.special import ndtri
 
-from segwatch.core.panel import Floats
+from segwatch.core.panel import Bools, Floats
 from segwatch.data import generated_schema, labels_schema
 from segwatch.data.holidays import is_holiday
 from segwatch.errors import UsageError
@@ -42,19 +43,25 @@ _LENGTHS = {
     "drop": (1, 4),
     "level_shift": (7, 10),
     "weekly_pattern": (7, 10),
-    "slow_drift": (8, 12),
+    "slow_drift": (7, 10),
     "flat_line": (4, 7),
     "zero_out": (1, 3),
     "country_outage": (1, 2),
     "platform_outage": (1, 2),
 }
-_NOISE_MULTIPLES = {1: 3.2, 2: 5.0, 3: 8.0}
+_LONGEST = 10
+# Sizes of an event by severity: in standard deviations of a day's noise, and what an outage leaves of the expected.
+_NOISE_MULTIPLES = {1: 4.0, 2: 6.0, 3: 9.0}
+_LEFT_BY_OUTAGE = {1: 0.3, 2: 0.1, 3: 0.03}
+# Below this many users a day zero is ordinary: nothing is planted that only a larger segment would show.
+_VISIBLE = 8.0
 _BLOCK = 60
 _SEGMENT_RATE = 0.3
-_PARENT_RATE = 0.3
 _OLD_KEPT = 0.04
 _MISSING = 0.05
 _MEMORY = 20
+# Irrational steps: the multiples of each are spread evenly over [0, 1), and independently of the others'.
+_SPREAD = (5**0.5 / 2 - 0.5, 2**0.5 - 1)
 
 _COUNTRIES = (
     "it fr de es gb us no se dk fi nl be at ch pt ie pl cz sk hu ro bg gr hr si rs ua tr il eg ma tn dz ng gh ke za na"
@@ -62,8 +69,14 @@ _COUNTRIES = (
     " ir iq sa ae qa kw bh om ye jo lb sy cy mt is lu li mc sm va ad al mk me ba md by ru lt lv ee ca mx gt hn sv ni cr"
     " pa cu do ht jm tt bb bs bz co ve ec pe bo cl ar uy py br gy sr au nz fj pg sb vu ws to"
 ).split()
-_PLATFORMS = ["ios", "android", "web"]
-_CHANNELS = ["organic", "paid", "referral"]
+_PLATFORMS = (
+    "ios android web windows macos linux ipados android_tablet chromeos tvos android_tv fire_tv roku tizen webos"
+    " playstation xbox switch watchos wear_os carplay android_auto kaios harmonyos kindle smart_display api"
+).split()
+_CHANNELS = (
+    "organic paid referral email social affiliate display video search direct push sms podcast radio tv print events"
+    " influencer partner reseller app_store preload qr_code retargeting native community webinar"
+).split()
 
 
 @dataclass(frozen=True)
@@ -93,20 +106,16 @@ class Batch:
 def segment_names(n: int) -> Iterator[tuple[str, str, str]]:
     """The first n combinations: three countries, then all countries, then more platforms and channels."""
     n_countries = min(len(_COUNTRIES), max(3, -(-n // 9)))
-    wide = -(-n // n_countries)
-    side = max(3, int(np.ceil(np.sqrt(wide))))
-    platforms = _PLATFORMS + [f"device_{i}" for i in range(4, side + 1)]
-    channels = _CHANNELS + [f"campaign_{i}" for i in range(4, side + 1)]
-    return islice(product(_COUNTRIES[:n_countries], platforms, channels), n)
+    side = max(3, int(np.ceil(np.sqrt(-(-n // n_countries)))))
+    return islice(product(_COUNTRIES[:n_countries], _PLATFORMS[:side], _CHANNELS[:side]), n)
 
 
 def generate(settings: GeneratorSettings, batch_segments: int = 500) -> Iterator[Batch]:
     """All rows, in batches of segments, sorted by segment and day; zero counts and missing country-days have none."""
-    last = int(settings.end.astype("datetime64[D]").astype(np.int64))
-    days = np.arange(last - settings.days, last)
+    end = int(settings.end.astype("datetime64[D]").astype(np.int64))
     names = segment_names(settings.segments)
     while batch := list(islice(names, batch_segments)):
-        yield _batch(settings.seed, batch, days)
+        yield _batch(settings.seed, batch, end - settings.days, end)
 
 
 @dataclass(frozen=True)
@@ -121,19 +130,21 @@ class _Event:
     sign: float
 
 
-def _batch(seed: int, names: list[tuple[str, str, str]], days: Days) -> Batch:
+def _batch(seed: int, names: list[tuple[str, str, str]], first: int, end: int) -> Batch:
+    # Days before the first are made too, and left out: an event that began there goes on as it would have.
+    days = np.arange(first - _LONGEST, end)
     keys = _keys(seed, names)
     noise_sd = 0.05 + 0.09 * _uniform(keys, _word(1), 1)
     mean = _mean(seed, names, keys, days)
     counts = _counts(mean * _noise(keys, days, noise_sd), keys, days)
-    missing = _missing(seed, names, days)
+    absent = _missing(seed, names, days) | (days < first)
     labels: list[tuple[int, int, _Event]] = []
-    for row, name in enumerate(names):
-        for event in _events(seed, name, days):
-            _plant(counts[row], mean[row], days, event, float(noise_sd[row, 0]))
-            touched = np.flatnonzero((days >= event.start) & (days < event.stop) & ~missing[row])
-            labels.extend((row, int(t), event) for t in touched)
-    rows, columns = np.nonzero((counts > 0) & ~missing)
+    for row, events in enumerate(_events(seed, names, days)):
+        for event in events:
+            at = np.flatnonzero((days >= event.start) & (days < event.stop))
+            if _plant(counts[row], at, float(mean[row, at[0]]), days[at], event, float(noise_sd[row, 0])):
+                labels.extend((row, int(t), event) for t in at[~absent[row, at]])
+    rows, columns = np.nonzero((counts > 0) & ~absent)
     observations = _named(names, rows, days[columns]) | {"new_users": pa.array(counts[rows, columns])}
     schema = generated_schema().arrow()
     return Batch(
@@ -231,42 +242,104 @@ def _missing(seed: int, names: list[tuple[str, str, str]], days: Days) -> npt.ND
     return np.asarray(_uniform(keys, days.astype(np.uint64), 15) < _MISSING)
 
 
-def _events(seed: int, name: tuple[str, str, str], days: Days) -> Iterator[_Event]:
-    """The segment's own events and those of its country and platform that touch the days."""
-    yield from _drawn(seed, name, _SEGMENT_KINDS, _SEGMENT_RATE, days)
-    yield from _drawn(seed, (name[0],), ("country_outage",), _PARENT_RATE, days)
-    yield from _drawn(seed, ("platform", name[1]), ("platform_outage",), _PARENT_RATE, days)
+def _events(seed: int, names: list[tuple[str, str, str]], days: Days) -> Iterator[list[_Event]]:
+    """For each name the segment's own events and those of its country and platform, as far as they touch the days."""
+    own = _drawn(_segment_draws(seed, names, days), names, _SEGMENT_KINDS, days)
+    countries = sorted({name[0] for name in names})
+    by_country = _drawn(
+        _outage_draws(seed, countries, _COUNTRIES, days), [(c,) for c in countries], ("country_outage",), days
+    )
+    platforms = sorted({name[1] for name in names})
+    by_platform = _drawn(
+        _outage_draws(seed, platforms, _PLATFORMS, days), [(p,) for p in platforms], ("platform_outage",), days
+    )
+    for name in names:
+        yield own[name] + by_country[name[:1]] + by_platform[name[1:2]]
 
 
-def _drawn(seed: int, key: tuple[str, ...], kinds: tuple[str, ...], rate: float, days: Days) -> Iterator[_Event]:
-    """At most one event in each block of 60 days; most of the blocks before the last 60 days have none."""
+@dataclass(frozen=True)
+class _Draws:
+    """What chance says of each name's event in each block of 60 days, numbers in [0, 1), all (n_names, n_blocks)."""
+
+    blocks: Days
+    exists: Bools
+    kind: Floats
+    severity: Floats
+    start: Floats
+    length: Floats
+    is_kept: Bools
+    is_down: Bools
+
+
+def _segment_draws(seed: int, names: Sequence[tuple[str, ...]], days: Days) -> _Draws:
+    """Existence and kind, and severity, are spread evenly over the names: few segments have their share of each too."""
+    blocks = _blocks(days)
+    group, counters = _keys(seed, [("segments",)]), blocks.astype(np.uint64)
+    values = (_COUNTRIES, _PLATFORMS, _CHANNELS)
+    positions = np.array([[float(9 * c + 3 * p + q)] for c, p, q in (map(list.index, values, name) for name in names)])
+    exists = (positions * _SPREAD[0] + _uniform(group, counters, 20)) % 1.0
+    severity = (positions * _SPREAD[1] + _uniform(group, counters, 21)) % 1.0
+    keys = _keys(seed, names)
+    start = _uniform(keys, counters, 22)
+    return _draws(keys, blocks, exists < _SEGMENT_RATE, exists / _SEGMENT_RATE, severity, start)
+
+
+def _outage_draws(seed: int, names: Sequence[str], known: list[str], days: Days) -> _Draws:
+    """One of three neighbours has an outage in any 60 days."""
+    blocks = _blocks(days)
+    counters = blocks.astype(np.uint64)
+    positions = np.array([[known.index(name)] for name in names])
+    triples = _keys(seed, [(known[0], str(position // 3)) for position in positions[:, 0]])
+    exists = (positions % 3 / 3 + _uniform(triples, counters, 20)) % 1.0 < 1 / 3
+    keys = _keys(seed, [(known[0], name) for name in names])
+    severity = _uniform(keys, counters, 21)
+    start = np.broadcast_to(_uniform(triples, _word(1), 22), severity.shape)
+    return _draws(keys, blocks, exists, np.zeros_like(severity), severity, start)
+
+
+def _draws(keys: Words, blocks: Days, exists: Bools, kind: Floats, severity: Floats, start: Floats) -> _Draws:
+    length, kept, down = (_uniform(keys, blocks.astype(np.uint64), stream) for stream in (23, 24, 25))
+    return _Draws(blocks, exists, kind, severity, start, length, kept < _OLD_KEPT, down < 0.6)
+
+
+def _blocks(days: Days) -> Days:
+    """Numbers of the blocks whose events can touch the days."""
+    return np.arange((days[0] - _LONGEST) // _BLOCK, days[-1] // _BLOCK + 1)
+
+
+def _drawn(
+    draws: _Draws, names: Sequence[tuple[str, ...]], kinds: tuple[str, ...], days: Days
+) -> dict[tuple[str, ...], list[_Event]]:
+    """The events that touch the days, by name; most of those that begin before the last 60 days are left out."""
     first, end = int(days[0]), int(days[-1]) + 1
-    blocks = np.arange(first // _BLOCK - 1, (end - 1) // _BLOCK + 1)
-    u = np.concatenate([_uniform(_keys(seed, [key]), blocks.astype(np.uint64), 20 + k) for k in range(6)])
-    for block, (exists, kind_u, severity_u, length_u, start_u, sign_u) in zip(blocks, u.T, strict=True):
-        kind = kinds[int(kind_u * len(kinds))]
+    events: dict[tuple[str, ...], list[_Event]] = {name: [] for name in names}
+    for at in map(tuple, np.argwhere(draws.exists)):
+        name, kind = names[at[0]], kinds[int(draws.kind[at] * len(kinds))]
         low, high = _LENGTHS[kind]
-        length = low + int(length_u * (high - low + 1))
-        start = int(block) * _BLOCK + int(start_u * (_BLOCK - length))
-        kept = rate if start >= end - _BLOCK else rate * _OLD_KEPT
-        if exists < kept and start >= first and start < end:
-            id_ = "/".join((kind, *key, str(np.datetime64(start, "D"))))
-            yield _Event(id_, kind, 1 + int(severity_u * 3), start, start + length, -1.0 if sign_u < 0.6 else 1.0)
+        length = low + int(draws.length[at] * (high - low + 1))
+        start = int(draws.blocks[at[1]]) * _BLOCK + int(draws.start[at] * _BLOCK)
+        if (start >= end - _BLOCK or draws.is_kept[at]) and start < end and start + length > first:
+            id_ = "/".join((kind, *name, str(np.datetime64(start, "D"))))
+            sign = -1.0 if draws.is_down[at] else 1.0
+            events[name].append(_Event(id_, kind, 1 + int(draws.severity[at] * 3), start, start + length, sign))
+    return events
 
 
-def _plant(counts: npt.NDArray[np.int64], mean: Floats, days: Days, event: _Event, noise_sd: float) -> None:
-    """The event happens to one segment's counts (n_days,), in place."""
-    rows = np.flatnonzero((days >= event.start) & (days < event.stop))
-    if not rows.size:
-        return
-    typical = float(mean[rows].mean())
-    step = _NOISE_MULTIPLES[event.severity] * np.sqrt(noise_sd**2 + 1.0 / max(typical, 1.0))
+def _plant(
+    counts: npt.NDArray[np.int64], at: npt.NDArray[np.intp], typical: float, days: Days, event: _Event, noise_sd: float
+) -> bool:
+    """The event happens to one segment's counts (n_days,), in place, at `at`; False if the segment is too small."""
+    is_outage = event.kind.endswith("outage")
+    if typical < _VISIBLE and not is_outage:
+        return False
     if event.kind == "flat_line":
-        counts[rows] = counts[rows[0]]
-        return
-    counts[rows] = np.maximum(0, np.rint(counts[rows] * _factors(event, step, days[rows]))).astype(np.int64)
-    if event.kind.endswith("outage"):
-        counts[rows] = np.maximum(1, counts[rows])
+        counts[at] = counts[at[0]]
+        return True
+    step = _NOISE_MULTIPLES[event.severity] * np.sqrt(noise_sd**2 + 1.0 / typical)
+    changed = np.rint(counts[at] * _factors(event, step, days)).astype(np.int64)
+    # An outage leaves a few rows: with none at all the data would seem not to have arrived.
+    counts[at] = np.maximum(1, changed) if is_outage else changed
+    return True
 
 
 def _factors(event: _Event, step: float, days: Days) -> Floats:
@@ -287,10 +360,10 @@ def _factors(event: _Event, step: float, days: Days) -> Floats:
         case "zero_out":
             return np.zeros(len(days))
         case _:
-            return np.full(len(days), 0.03 * event.severity)
+            return np.full(len(days), _LEFT_BY_OUTAGE[event.severity])
 
 
-def _keys(seed: int, names: list[tuple[str, ...]] | list[tuple[str, str, str]] | list[tuple[str]]) -> Words:
+def _keys(seed: int, names: Sequence[tuple[str, ...]]) -> Words:
     """(n, 1) hashes of names under the seed."""
     texts = ("\x1f".join((str(seed), *name)).encode() for name in names)
     words = [int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") for text in texts]
