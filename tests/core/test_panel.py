@@ -8,6 +8,7 @@ from segwatch.core.features import FeatureSet
 from segwatch.core.panel import Panel, build_panel
 from segwatch.core.schema import observations_schema
 from segwatch.core.segment import label, segment_id
+from segwatch.core.training import fit_segment
 from segwatch.core.window import Window
 from segwatch.errors import DataError, UsageError
 
@@ -132,16 +133,29 @@ def test_the_definition_of_the_features_has_not_changed_under_its_version():
     features = FeatureSet("day", True)
     scale = features.segment_scale(values)
     last = features.features(values, features.context(values, scale), scale[:, None])[0, -1]
-    assert features.version == 1
+    assert features.version == 2
     np.testing.assert_allclose(last, GOLDEN, rtol=1e-9)
 
 
 GOLDEN = [
-    0.01641577680317602,
-    0.015239670581331386,
+    0.01308038291728808,
+    0.01200041544250425,
     0.017471581041796413,
-    0.009680776699963922,
-    0.003510150689926201,
-    0.04247665689964643,
+    0.007911859389402587,
+    0.0027020513075539337,
+    0.019325733685422977,
     0.0,
 ]
+
+
+def test_one_count_more_or_less_is_no_anomaly_in_a_segment_that_never_moved():
+    values = np.full(400, 2.0)
+    values[30], values[330:] = 1.0, np.where(np.arange(70) % 3 == 0, 1.0, 2.0)
+    features = FeatureSet("day", True)
+    detector = fit_segment(values[:330], np.ones(330, bool), features, 90).detector
+    scale = np.ones(1)
+    context = features.context(values[None, :], scale)[0, 330:]
+    p_values = detector.p_value(features.features(values[330:], context, scale))
+    assert p_values.min() > 1e-3
+    many = np.full(1, 9.0)
+    assert detector.p_value(features.features(many, context[:1], scale)).max() < 1e-3

@@ -14,7 +14,8 @@ LOWER_LEVELS = np.array([0.0, 0.1, 0.2, 0.3, 0.4, 0.5])
 TAIL_LEVEL = 0.95
 TAIL_SHAPE = 0.1
 N_QUANTILES = len(LOWER_LEVELS) + 1
-_MIN_SPREAD = 1e-3
+# About the smallest that ordinary noise shows: in a segment that never moved the first step is not yet an alert.
+_MIN_SPREAD = 0.1
 
 
 @dataclass(frozen=True)

@@ -25,13 +25,16 @@ class Scaling:
     spread: Floats
 
     @classmethod
-    def fit(cls, X: Floats) -> Scaling:
-        """Scaling of X (n_rows, n_features). A feature whose IQR is 0 takes its standard deviation, or 1."""
+    def fit(cls, X: Floats, least_spread: Floats | float = 0.0) -> Scaling:
+        """Scaling of X (n_rows, n_features). A feature whose IQR is 0 takes its standard deviation, or 1.
+
+        least_spread: (n_features,) or one for all, what a spread is raised to.
+        """
         low, center, high = np.quantile(X, [0.25, 0.5, 0.75], axis=0)
         spread = (high - low) / _IQR_TO_SD
         deviation = X.std(axis=0)
         tiny = 1e-9 * np.maximum(1.0, np.abs(center))
-        spread = np.where(spread > tiny, spread, deviation)
+        spread = np.maximum(np.where(spread > tiny, spread, deviation), least_spread)
         return cls(center, np.where(spread > tiny, spread, 1.0))
 
     def apply(self, X: Floats) -> npt.NDArray[np.float32]:
@@ -53,12 +56,12 @@ class Detector:
     calibration: Calibration
 
     @classmethod
-    def fit(cls, X: Floats, gap: int) -> Detector:
+    def fit(cls, X: Floats, gap: int, least_spread: Floats | float = 0.0) -> Detector:
         """A detector of the rows of X (n_rows, n_features), in order of time, calibrated on held-out folds.
 
-        gap: rows left out on either side of a fold, one season.
+        gap: rows left out on either side of a fold, one season. least_spread: as in Scaling.fit.
         """
-        scaling = Scaling.fit(X)
+        scaling = Scaling.fit(X, least_spread)
         scaled = scaling.apply(X)
         held_out = np.concatenate([_held_out_scores(scaled, fold, gap) for fold in fold_slices(len(X))])
         vectors, weights = _fit_vectors(scaled)

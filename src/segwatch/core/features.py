@@ -4,8 +4,8 @@ A row's features are a function of its own value and of a *context* of what came
 code answer "what if this value had been another": bounds and injected anomalies need no second definition.
 
 Notation (P = season, L = long season of the grain; "prev" excludes the row itself):
-    y   value, variance-stabilised        b   mean of y at lags L, 2L, 3L, 4L without its smallest and largest
-    e   y - b                             m   mean |e| over 4P prev
+    y   value, variance-stabilised        b   mean of y at lags L, 2L ... 8L without its two smallest and two largest
+    e   y - b                             m   mean |e| over 4P prev, half a count's step at least
     ew  e clipped to +-2.5 m              yw  b + ew   (an anomaly must not echo in later baselines)
 """
 
@@ -38,6 +38,9 @@ CONTEXT = (
 _DISPERSION = 0.001
 _WINSOR = 2.5
 _SMALL = 0.001
+_LAGS = 8
+# What Gaussian noise would show: standard deviation of the logarithm of a mean of seven |e|.
+_LEAST_VOLATILITY = 0.3
 _LONG_SEASON: dict[Grain, int] = {"day": 7, "hour": 168}
 
 
@@ -52,7 +55,7 @@ class FeatureSet:
     grain: Grain
     is_count: bool
     name: str = "trailing"
-    version: int = 1
+    version: int = 2
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -69,7 +72,7 @@ class FeatureSet:
     @property
     def lookback(self) -> int:
         """Periods before a row that its features can depend on."""
-        return 4 * self.long_season + 8 * self.season
+        return _LAGS * self.long_season + 8 * self.season
 
     @property
     def fingerprint(self) -> str:
@@ -82,7 +85,7 @@ class FeatureSet:
             "long_season": self.long_season,
             "features": FEATURES,
             "context": CONTEXT,
-            "constants": [_DISPERSION, _WINSOR, _SMALL],
+            "constants": [_DISPERSION, _WINSOR, _SMALL, _LAGS, _LEAST_VOLATILITY],
         }
         return hashlib.sha256(to_metadata(definition).encode()).hexdigest()
 
@@ -104,6 +107,18 @@ class FeatureSet:
             return np.asarray(np.sinh(np.maximum(stabilised, 0.0) / 2.0) ** 2 / _DISPERSION)
         return np.asarray(scale * np.sinh(stabilised))
 
+    def least_spread(self, level: float) -> Floats:
+        """(n_features,) spreads below which a feature's own are not noise, for a segment of this median value.
+
+        Counts move in steps of one, however still a segment's past has been; other values have no such step.
+        """
+        if not self.is_count:
+            return np.zeros(len(FEATURES))
+        one = np.ones(1)
+        step = float(2.0 * self._half_step(self.stabilise(level * one, one), one)[0])
+        means = [step / np.sqrt(3.0), step / np.sqrt(self.season)]
+        return np.array([step, step, step, *means, _LEAST_VOLATILITY, np.log(2.0)])
+
     def context(self, values: Floats, scale: Floats) -> Floats:
         """What the features of each cell need from before it.
 
@@ -113,9 +128,11 @@ class FeatureSet:
         """
         season = self.season
         y = self.stabilise(values, scale[:, None])
-        baseline = _trimmed_mean([_shift(y, k * self.long_season) for k in (1, 2, 3, 4)])
+        baseline = _trimmed_mean([_shift(y, k * self.long_season) for k in range(1, _LAGS + 1)])
         error = y - baseline
-        spread = _mean_before(np.abs(error), 4 * season, 2 * season)
+        spread = np.maximum(
+            _mean_before(np.abs(error), 4 * season, 2 * season), self._half_step(baseline, scale[:, None])
+        )
         winsorised = np.clip(error, -_WINSOR * spread, _WINSOR * spread)
         sum_2, count_2 = _sum_before(winsorised, 2)
         sum_season, count_season = _sum_before(winsorised, season - 1)
@@ -158,6 +175,7 @@ class FeatureSet:
         winsorised = np.clip(e, -_WINSOR * spread, _WINSOR * spread)
         recent_n = 1.0 + named["count_season"]
         volatility = (np.abs(winsorised) + named["absolute_season"]) / recent_n
+        small = np.maximum(_SMALL, self._half_step(named["baseline"], scale))
         span = self._span(np.maximum(values, named["max_2"]), np.minimum(values, named["min_2"]), scale)
         columns = (
             e,
@@ -165,7 +183,7 @@ class FeatureSet:
             y - named["level"],
             (winsorised + named["sum_2"]) / (1.0 + named["count_2"]),
             (winsorised + named["sum_season"]) / recent_n,
-            np.log((volatility + _SMALL) / (spread + _SMALL)),
+            np.log((volatility + small) / (spread + small)),
             np.minimum(0.0, span - named["usual_range"]),
         )
         return np.stack(np.broadcast_arrays(*columns), axis=-1)
@@ -173,6 +191,12 @@ class FeatureSet:
     def expected(self, context: Floats, scale: Floats) -> Floats:
         """The baseline in the metric's own unit."""
         return self.restore(context[..., 0], scale)
+
+    def _half_step(self, stabilised: Floats, scale: Floats) -> Floats:
+        """Half of what one more count adds to y; 0 where values are not counts."""
+        if not self.is_count:
+            return np.zeros_like(stabilised)
+        return np.asarray((self.stabilise(self.restore(stabilised, scale) + 1.0, scale) - stabilised) / 2.0)
 
     def _span(self, highest: Floats, lowest: Floats, scale: Floats) -> Floats:
         width = highest - lowest
@@ -193,14 +217,15 @@ def _shift(matrix: Floats, periods: int, fill: float = np.nan) -> Floats:
 
 
 def _trimmed_mean(lags: list[Floats]) -> Floats:
-    """Mean without the smallest and the largest of four; of three the median, of two the mean, of fewer NaN."""
-    stack = np.stack(lags)
+    """Mean of the observed lags without a third at either end (eight: two and two); NaN of fewer than two."""
+    # Sorted, the missing come last.
+    stack = np.sort(np.stack(lags), axis=0)
     count = (~np.isnan(stack)).sum(axis=0)
-    total = np.nansum(stack, axis=0)
-    lowest = np.fmin.reduce(stack)
-    highest = np.fmax.reduce(stack)
-    trimmed = np.where(count == 4, (total - lowest - highest) / 2.0, total - lowest - highest)
-    return np.where(count >= 3, trimmed, np.where(count == 2, total / 2.0, np.nan))
+    cut = count // 3
+    total = np.zeros(count.shape)
+    for rank, values in enumerate(stack):
+        total += np.where((rank >= cut) & (rank < count - cut), values, 0.0)
+    return np.where(count >= 2, total / np.maximum(count - 2 * cut, 1), np.nan)
 
 
 def _window_sum(matrix: Floats, periods: int) -> Floats:

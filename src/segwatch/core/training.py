@@ -69,7 +69,9 @@ def fit_segment(values: Floats, alive: Bools, feature_set: FeatureSet, min_histo
     if len(X) < MIN_ROWS:
         reason = f"{len(X)} periods with a full history behind them, needs {MIN_ROWS}: too many gaps"
         return FittedSegment(n, scale, None, "too_short", reason)
-    return FittedSegment(n, scale, Detector.fit(X, feature_set.season))
+    return FittedSegment(
+        n, scale, Detector.fit(X, feature_set.season, feature_set.least_spread(float(np.median(observed))))
+    )
 
 
 def complete_rows(values: Floats, scale: float, feature_set: FeatureSet, wanted: Bools) -> Floats:
