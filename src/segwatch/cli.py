@@ -467,6 +467,7 @@ def report(
             predictions,
             metric=run.metric_name,
             dimensions=run.metric.dimensions,
+            grain=run.metric.grain,
             model=_model_facts(run, predictions),
             generated_at=run.now,
         )

@@ -4,7 +4,6 @@ import re
 import shutil
 import subprocess
 
-import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -40,7 +39,7 @@ def predictions(segments, n_days=20, flagged=()):
 
 
 def render(rows):
-    return render_report(rows, metric="m", dimensions=DIMENSIONS, model=None, generated_at=NOW)
+    return render_report(rows, metric="m", dimensions=DIMENSIONS, grain="day", model=None, generated_at=NOW)
 
 
 def dom(tmp_path, page, fragment=""):
@@ -63,7 +62,7 @@ def test_flagged_days_in_a_row_are_one_event_and_the_largest_impact_ranks_first(
     rows = predictions(
         [("it", "a"), ("fr", "b")], flagged=[(0, 3, 50), (0, 4, 60), (0, 6, 70), (0, 12, 90), (1, 5, 300)]
     )
-    ranked = rank_events(rows, DIMENSIONS, np.timedelta64(1, "D"))
+    ranked = rank_events(rows, DIMENSIONS, "day")
     assert [one.segment for one in ranked] == ["fr/b", "it/a"]
     assert [(event.n_periods, event.impact) for event in ranked[1].events] == [(3, -120.0), (1, -10.0)]
 

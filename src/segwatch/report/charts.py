@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from segwatch.core.window import Grain
+
 if TYPE_CHECKING:
     import pandas as pd
 
+_WIDTH = 1050
 _BLUE, _RED, _GREY = "#2457a6", "#c8352b", "#8a919c"
 
 
-def daily_chart(rows: pa.Table) -> str:
+def daily_chart(rows: pa.Table, grain: Grain) -> str:
     """Total value and expected value, and the alerts of each period."""
     import altair as alt
 
@@ -21,14 +24,15 @@ def daily_chart(rows: pa.Table) -> str:
     total = _frame(scored.group_by("ts").aggregate([("value", "sum"), ("expected", "sum")]))
     flagged = scored.filter(scored["is_anomaly"])
     counts = _frame(flagged.group_by(["ts", "direction"]).aggregate([([], "count_all")]))
-    time = _time_axis(alt)
+    time = _time_axis(alt, grain)
+    bar = min(12.0, 0.7 * _WIDTH / max(1, total.shape[0]))
     base = alt.Chart(total).encode(x=time)
     lines = base.mark_line(color=_GREY, strokeDash=[4, 3]).encode(
         y=alt.Y("expected_sum:Q", title="total", axis=alt.Axis(format="~s"), scale=alt.Scale(zero=False))
     ) + base.mark_line(color=_BLUE).encode(y="value_sum:Q")
     bars = (
         alt.Chart(counts)
-        .mark_bar(width=6)
+        .mark_bar(width=bar)
         .encode(
             x=time,
             y=alt.Y("count_all:Q", title="alerts"),
@@ -40,11 +44,13 @@ def daily_chart(rows: pa.Table) -> str:
         )
     )
     return _svg(
-        (lines.properties(width=1050, height=190) & bars.properties(width=1050, height=90)).resolve_scale(x="shared")
+        (lines.properties(width=_WIDTH, height=190) & bars.properties(width=_WIDTH, height=90)).resolve_scale(
+            x="shared"
+        )
     )
 
 
-def segment_chart(rows: pa.Table) -> str:
+def segment_chart(rows: pa.Table, grain: Grain) -> str:
     """Value, expected value, the interval that would not alert, and the flagged periods of one segment."""
     import altair as alt
 
@@ -53,7 +59,7 @@ def segment_chart(rows: pa.Table) -> str:
     # An interval open above reaches past the plot; without this its band would have a hole.
     frame["upper"] = frame["upper"].where(frame["upper"].notna() | frame["lower"].isna(), top)
     frame["upper"] = frame["upper"].clip(upper=1.6 * max(top, frame["expected"].max()))
-    base = alt.Chart(frame).encode(x=_time_axis(alt))
+    base = alt.Chart(frame).encode(x=_time_axis(alt, grain))
     y = alt.Y("value:Q", title=None, axis=alt.Axis(format="~s", tickCount=4))
     layers = [
         base.mark_area(color=_BLUE, opacity=0.13).encode(y="lower:Q", y2="upper:Q"),
@@ -64,12 +70,12 @@ def segment_chart(rows: pa.Table) -> str:
     return _svg(alt.layer(*layers).properties(width=470, height=140))
 
 
-def _time_axis(alt: Any) -> Any:
+def _time_axis(alt: Any, grain: Grain) -> Any:
     # Times are UTC texts; drawn in local time a day would slip to the day before.
     return alt.X(
         "utcyearmonthdatehours(ts):T",
         title=None,
-        axis=alt.Axis(format="%d %b", tickCount=8),
+        axis=alt.Axis(format="%d %b" if grain == "day" else "%d %b %H:%M", tickCount=8, labelOverlap=True),
         scale=alt.Scale(type="utc"),
     )
 

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from segwatch.core.segment import label
+from segwatch.core.window import Grain, Times, unit
+from segwatch.report.columns import bools_of, flagged_of, floats_of, times_of
 
 
 @dataclass(frozen=True)
 class Event:
-    """Flagged periods of one segment that follow each other, one period between them at most.
+    """Flagged periods of one segment that follow each other, one unflagged period between them at most.
 
-    impact: sum of value - expected. expected: sum of the expected values. first, last: texts of the periods.
+    impact: sum of value - expected over the flagged periods. expected: sum of their expected values.
+    direction: up, down, or mixed. p_value: the lowest. is_pattern: no value would have passed in any of them.
     """
 
-    first: str
-    last: str
+    first: np.datetime64
+    last: np.datetime64
     n_periods: int
     impact: float
     expected: float
+    direction: str
     p_value: float
     is_pattern: bool
 
@@ -36,41 +41,54 @@ class SegmentEvents:
     events: tuple[Event, ...]
 
 
-def rank_events(rows: pa.Table, dimensions: Sequence[str], period: np.timedelta64) -> list[SegmentEvents]:
-    """Segments with flagged rows, the largest single impact first."""
-    flagged = rows.filter(rows["is_anomaly"]).sort_by([("segment_id", "ascending"), ("ts", "ascending")])
-    by_segment: dict[str, list[dict[str, object]]] = {}
-    names = ["segment_id", *dimensions, "ts", "value", "expected", "p_value", "reason"]
-    for row in flagged.select(names).to_pylist():
-        by_segment.setdefault(row["segment_id"], []).append(row)
+def rank_events(rows: pa.Table, dimensions: Sequence[str], grain: Grain) -> list[SegmentEvents]:
+    """Segments with flagged rows, the largest single |impact| first."""
+    flagged = flagged_of(rows).sort_by([("segment_id", "ascending"), ("ts", "ascending")])
+    if not flagged.num_rows:
+        return []
+    times, segments = times_of(flagged), _codes(flagged)
+    changes = np.diff(segments) != 0
+    apart = np.diff(times) > 2 * np.timedelta64(1, unit(grain))
+    event_starts = np.flatnonzero(np.r_[True, changes | apart])
+    segment_starts = np.flatnonzero(np.r_[True, changes])
+    events = list(_events(flagged, times, event_starts))
+    bounds = np.r_[np.searchsorted(event_starts, segment_starts), len(events)]
+    firsts = flagged.take(pa.array(segment_starts))
+    ids, labels = firsts["segment_id"].to_pylist(), zip(*(firsts[d].to_pylist() for d in dimensions), strict=True)
     ranked = [
-        SegmentEvents(id_, label(str(found[0][d]) for d in dimensions), _events(found, period))
-        for id_, found in by_segment.items()
+        SegmentEvents(id_, label(values), tuple(sorted(events[low:high], key=_by_impact)))
+        for id_, values, low, high in zip(ids, labels, bounds[:-1], bounds[1:], strict=True)
     ]
     return sorted(ranked, key=lambda one: (-abs(one.events[0].impact), one.segment))
 
 
-def _events(rows: list[dict[str, object]], period: np.timedelta64) -> tuple[Event, ...]:
-    times = np.array([row["ts"].replace(tzinfo=None) for row in rows], dtype="datetime64[us]")  # type: ignore[attr-defined]
-    parts = np.split(np.arange(len(rows)), np.flatnonzero(np.diff(times) > 2 * period) + 1)
-    events = [_event([rows[i] for i in part]) for part in parts]
-    return tuple(sorted(events, key=lambda event: (-abs(event.impact), event.first)))
+def _by_impact(event: Event) -> tuple[float, np.datetime64]:
+    return -abs(event.impact), event.first
 
 
-def _event(rows: list[dict[str, object]]) -> Event:
-    value, expected, p_value = (
-        np.array([row[n] for row in rows], dtype=float) for n in ("value", "expected", "p_value")
+def _codes(flagged: pa.Table) -> npt.NDArray[np.int64]:
+    ids = flagged["segment_id"].combine_chunks().dictionary_encode()
+    return np.asarray(ids.indices.to_numpy(), dtype=np.int64)
+
+
+def _events(flagged: pa.Table, times: Times, starts: npt.NDArray[np.intp]) -> Iterator[Event]:
+    """The events in the order of the rows; starts: first row of each."""
+    expected = np.nan_to_num(floats_of(flagged, "expected"))
+    # A row without a value or an expected one is an event, of no known impact.
+    impact = np.nan_to_num(floats_of(flagged, "value") - floats_of(flagged, "expected"))
+    n_up = np.add.reduceat(bools_of(flagged, "direction", "up").astype(int), starts)
+    n_patterns = np.add.reduceat(bools_of(flagged, "reason", "pattern").astype(int), starts)
+    lasts = np.r_[starts[1:], len(times)] - 1
+    sizes = lasts - starts + 1
+    columns = zip(
+        times[starts],
+        times[lasts],
+        sizes.tolist(),
+        np.add.reduceat(impact, starts).tolist(),
+        np.add.reduceat(expected, starts).tolist(),
+        np.where(n_up == sizes, "up", np.where(n_up == 0, "down", "mixed")).tolist(),
+        np.fmin.reduceat(floats_of(flagged, "p_value"), starts).tolist(),
+        (n_patterns == sizes).tolist(),
+        strict=True,
     )
-    return Event(
-        _text(rows[0]["ts"]),
-        _text(rows[-1]["ts"]),
-        len(rows),
-        float((value - expected).sum()),
-        float(expected.sum()),
-        float(p_value.min()),
-        all(row["reason"] == "pattern" for row in rows),
-    )
-
-
-def _text(ts: object) -> str:
-    return f"{ts:%Y-%m-%d %H:%M}".removesuffix(" 00:00")
+    return (Event(*row) for row in columns)
