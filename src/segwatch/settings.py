@@ -33,11 +33,35 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Endpoints(_Frozen):
+    """Other addresses of Google's services: private endpoints, or emulators (http://, no credentials are sent)."""
+
+    bigquery: str = Field("", description="BigQuery's REST API")
+    bigquery_storage: str = Field("", description="BigQuery's Storage API (gRPC)")
+    storage: str = Field("", description="Cloud Storage")
+    vertex: str = Field("", description="Vertex AI")
+
+
+class Google(_Frozen):
+    """Which Google Cloud project a target uses, and how. Credentials are Application Default Credentials only."""
+
+    project: str = Field("", description="Project that jobs run in and are billed to; default: the warehouse's")
+    location: str = Field("us-central1", description="Region of the dataset, the bucket, the models and the jobs")
+    impersonate: str = Field("", description="Service account to act as, by its e-mail address")
+    maximum_bytes_billed: int = Field(
+        200_000_000_000, ge=0, description="Bytes that one query may read before BigQuery refuses it; 0: any number"
+    )
+    labels: dict[str, str] = Field(default_factory=dict, description="Labels of all that segwatch makes")
+    endpoints: Endpoints = Field(default_factory=Endpoints, description="Other addresses of Google's services")
+
+
 class Target(_Frozen):
     """Where a run reads, writes and keeps its models."""
 
     warehouse: str = Field(description="URL of the warehouse: duckdb:///FILE, relative to the settings file")
     registry: str = Field(description="Model registry: sqlite:///FILE or the URL of an MLflow server")
+    bucket: str = Field("", description="Where models and the artifacts of runs are kept: gs://BUCKET/FOLDER")
+    google: Google = Field(default_factory=Google, description="The Google Cloud project of a target")
     runner: Literal["local"] = Field("local", description="What executes the steps: local (in process)")
 
 
