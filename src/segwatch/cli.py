@@ -192,12 +192,12 @@ def _training_window(run: Run, as_of: str | None, start: str | None) -> Window:
 
 
 def _scoring_window(run: Run, as_of: str | None, start: str | None, end: str | None) -> Window:
-    from segwatch.core.window import Window, parse_time
+    from segwatch.core.window import Window, parse_time, steps
 
     grain = run.metric.grain
     if start is None and end is None:
         last = _day(as_of, run)
-        return Window(last - 1, last, grain)
+        return Window(last - steps(1, grain), last, grain)
     if start is None or end is None or as_of is not None:
         raise UsageError("give either --as-of, or both --start and --end")
     return Window(parse_time(start, grain, "--start"), parse_time(end, grain, "--end"), grain)
@@ -476,15 +476,15 @@ def report(
 
 
 def _reported_window(run: Run, start: str | None, end: str | None, periods: int = 90) -> Window:
-    from segwatch.core.window import Window, parse_time, unit
+    from segwatch.core.window import Window, parse_time, steps, unit
 
     grain = run.metric.grain
     span = run.warehouse.prediction_span(run.predictions_table, run.metric_name)
     if span is None:
         raise DataError(f"there are no predictions of {run.metric_name}: run `segwatch infer` first")
     first, last = (moment.astype(f"datetime64[{unit(grain)}]") for moment in span)
-    until = last + 1 if end is None else parse_time(end, grain, "--end")
-    since = max(first, until - periods) if start is None else parse_time(start, grain, "--start")
+    until = last + steps(1, grain) if end is None else parse_time(end, grain, "--end")
+    since = max(first, until - steps(periods, grain)) if start is None else parse_time(start, grain, "--start")
     return Window(since, until, grain)
 
 

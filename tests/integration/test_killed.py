@@ -37,6 +37,14 @@ def forked(folder, *arguments):
     return process
 
 
+def seconds(process):
+    """How long a process takes to end well."""
+    start = time.monotonic()
+    process.join()
+    assert process.exitcode == 0
+    return time.monotonic() - start
+
+
 def published(folder):
     with duckdb.connect(folder / "segwatch.duckdb", read_only=True) as connection:
         return connection.execute("select run_id, count(*) from predictions group by all").fetchall()
@@ -51,25 +59,27 @@ def test_killed_at_any_moment_it_leaves_old_or_new_and_the_next_run_ends_right(t
     score = ("infer", "--start", SPLIT, "--end", END)
     segwatch(tmp_path, *score)
     arguments = ("train", "--as-of", SPLIT) if command == "train" else score
-    start = time.monotonic()
-    whole = forked(tmp_path, *arguments)
-    whole.join()
-    assert whole.exitcode == 0
-    usual_seconds = time.monotonic() - start
+    usual_seconds = seconds(forked(tmp_path, *arguments))
     registry = open_registry(f"sqlite:///{tmp_path / 'mlflow.db'}")
     moments = random.Random(7)
     killed = 0
-    for i in range(MOMENTS):
+    for i in range(4 * MOMENTS):
         process = forked(tmp_path, *arguments)
+        start = time.monotonic()
         process.join(moments.uniform(0.02, 1.0) * usual_seconds)
         if process.is_alive():
             os.kill(process.pid, signal.SIGKILL)
+            process.join()
             killed += 1
-        process.join()
+        else:
+            # Machines are not evenly fast: the moments follow the fastest run seen.
+            usual_seconds = min(usual_seconds, time.monotonic() - start)
         assert [count for _, count in published(tmp_path)] == [9 * 20]
         champion = registry.resolve("segwatch-new_users")
         ModelBundle.open(registry.download(champion, tmp_path / f"model-{i}"))
-    assert killed > MOMENTS // 2
+        if killed == MOMENTS:
+            break
+    assert killed == MOMENTS
     segwatch(tmp_path, *arguments)
     segwatch(tmp_path, *score)
     assert [count for _, count in published(tmp_path)] == [9 * 20]

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import sqlite3
 import subprocess
@@ -134,7 +135,7 @@ assert out["score"].is_monotonic_increasing and out["p_value"].is_monotonic_decr
 
 
 def test_the_registry_holds_the_window_metrics_and_the_alias(trained_template):
-    with sqlite3.connect(trained_template / "mlflow.db") as connection:
+    with contextlib.closing(sqlite3.connect(trained_template / "mlflow.db")) as connection:
         metrics = dict(connection.execute("select key, value from metrics"))
         alias = connection.execute("select alias, version from registered_model_aliases").fetchall()
     assert {"alert_rate", "recall_drop_30", "recall_drop_60", "recall_spike_30", "recall_spike_60"} <= set(metrics)

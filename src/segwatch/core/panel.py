@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.feather as feather
 
 from segwatch.core.segment import label, segment_id
-from segwatch.core.window import Times, Window, unit
+from segwatch.core.window import Times, Window, steps, unit
 from segwatch.errors import DataError
 
 Missing = Literal["zero", "gap"]
@@ -103,7 +103,9 @@ class Panel:
 
     def ended(self, periods: int) -> Bools:
         """(n_segments, n_times), True from `periods` after a segment's last row on."""
-        return np.asarray(self.window.times[None, :] >= self.history.last_seen[:, None] + periods)
+        return np.asarray(
+            self.window.times[None, :] >= self.history.last_seen[:, None] + steps(periods, self.window.grain)
+        )
 
     def chunks(self, cells: int = 2_000_000) -> Iterator[slice]:
         """Slices of segments that hold about `cells` values each, so work arrays stay small."""

@@ -24,6 +24,11 @@ def unit(grain: Grain) -> Literal["D", "h"]:
     return _UNIT[grain]
 
 
+def steps(n: int, grain: Grain) -> np.timedelta64:
+    """The length of n periods; numpy no longer adds a bare number to a time."""
+    return np.timedelta64(n, unit(grain))
+
+
 def period(grain: Grain) -> int:
     """P, the number of grain steps in one season: 7 days in a week, 24 hours in a day."""
     return _PERIOD[grain]
@@ -63,7 +68,7 @@ class Window:
 
     def before(self, n_periods: int) -> Window:
         """The same Window, begun n_periods earlier."""
-        return Window(self.start - n_periods, self.end, self.grain)
+        return Window(self.start - steps(n_periods, self.grain), self.end, self.grain)
 
     def as_datetimes(self) -> tuple[dt.datetime, dt.datetime]:
         """Start and end as naive UTC datetimes, for drivers that bind parameters."""

@@ -33,7 +33,7 @@ def is_holiday(country: str, days: npt.NDArray[np.int64]) -> npt.NDArray[np.floa
 def _holidays(country: str, year: int) -> npt.NDArray[np.datetime64]:
     fixed = [np.datetime64(f"{year}-{day}") for day in _FIXED.get(country, _USUAL).split()]
     easter = np.datetime64(_easter(year))
-    return np.array([*fixed, *(easter + k for k in _AFTER_EASTER)], dtype="datetime64[D]")
+    return np.array([*fixed, *(easter + np.timedelta64(k, "D") for k in _AFTER_EASTER)], dtype="datetime64[D]")
 
 
 def _easter(year: int) -> dt.date:
