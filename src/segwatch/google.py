@@ -23,7 +23,7 @@ def is_emulator(endpoint: str) -> bool:
     return endpoint.startswith("http://")
 
 
-def credentials(google: Google, endpoint: str = "") -> Credentials:
+def credentials(settings: Google, endpoint: str = "") -> Credentials:
     """Application Default Credentials, as the service account to impersonate if there is one.
 
     endpoint: of the service they are for; one on http gets anonymous ones, so that no token leaves unencrypted.
@@ -41,9 +41,9 @@ def credentials(google: Google, endpoint: str = "") -> Credentials:
         found, _ = google.auth.default(scopes=[_SCOPE])
     except exceptions.DefaultCredentialsError as error:
         raise BackendError(f"there are no Google credentials on this machine: {_LOGIN}") from error
-    if not google.impersonate:
+    if not settings.impersonate:
         return found
-    return impersonated_credentials.Credentials(found, google.impersonate, [_SCOPE])
+    return impersonated_credentials.Credentials(found, settings.impersonate, [_SCOPE])
 
 
 @contextmanager
