@@ -16,7 +16,7 @@ from segwatch.core.features import FeatureSet
 from segwatch.core.panel import Panel, build_panel
 from segwatch.core.segment import segment_id
 from segwatch.core.training import fit_segment
-from segwatch.core.window import Window, steps
+from segwatch.core.window import Window, length
 from segwatch.data.generate import GeneratorSettings, generate
 
 END = np.datetime64("2026-11-24")
@@ -56,7 +56,7 @@ def data(segments: int, seed: int, days: int = 1000) -> tuple[Panel, np.ndarray]
     events = np.full((len(panel.segments), SCORED), -1)
     numbers: dict[str, int] = {}
     for row in pa.Table.from_batches([batch.labels for batch in batches]).to_pylist():
-        column = int((np.datetime64(row["created_at"]) - (END - steps(SCORED, "day"))).astype(int))
+        column = int((np.datetime64(row["created_at"]) - (END - length(SCORED, "day"))).astype(int))
         if column >= 0:
             place = panel.segments.position[segment_id(DIMENSIONS, [row[d] for d in DIMENSIONS])]
             events[place, column] = numbers.setdefault(row["event_id"], len(numbers))

@@ -17,8 +17,6 @@ from segwatch import __version__
 from segwatch.errors import BackendError, DataError, ModelError, SegwatchError, UsageError
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from segwatch.core.window import Window
     from segwatch.registries.base import ModelRegistry, ModelVersion
     from segwatch.runner import Observer, Run
@@ -138,69 +136,21 @@ def _metric(settings: Settings, name: str | None) -> tuple[str, Metric]:
 @contextmanager
 def _run(session: Session, metric: str | None, select: list[str] | None) -> Iterator[Run]:
     """A run of the command's metric on its target, now."""
-    import secrets
-
     from segwatch.core.segment import parse_selection
-    from segwatch.runner import Run
+    from segwatch.runner import open_run
 
     settings = session.settings()
     name, chosen = _metric(settings, metric)
-    selection = parse_selection(select or [], chosen.dimensions)
-    now = dt.datetime.now(dt.UTC)
-    with _warehouse(session, settings) as warehouse:
-        yield Run(
-            f"{now:%Y%m%dT%H%M%S}_{secrets.token_hex(3)}",
-            now,
-            name,
-            chosen,
-            warehouse,
-            _registry(session, settings),
-            settings.predictions_table,
-            session.settings_path.absolute().parent / ".segwatch" / "runs",
-            session.observer(),
-            selection,
-        )
-
-
-def _day(text: str | None, run: Run) -> np.datetime64:
-    """The period that --as-of names, today's by default. Raises UsageError if it lies in the future."""
-    import numpy as np
-
-    from segwatch.core.window import parse_time, unit
-
-    now = np.datetime64(run.now.replace(tzinfo=None), unit(run.metric.grain))
-    if text is None:
-        return now
-    day = parse_time(text, run.metric.grain, "--as-of")
-    if day > now:
-        raise UsageError(f"--as-of {day} lies in the future: the last complete {run.metric.grain} ends at {now}")
-    return day
-
-
-def _training_window(run: Run, as_of: str | None, start: str | None) -> Window:
-    from segwatch.core.window import Window, parse_time
-
-    end = _day(as_of, run)
-    if start is not None:
-        return Window(parse_time(start, run.metric.grain, "--start"), end, run.metric.grain)
-    span = run.warehouse.span(run.metric)
-    if span is None:
-        raise DataError(f"table {run.metric.table} has no rows: insert some, or name another table in the settings")
-    if not span[0] < end:
-        raise DataError(f"table {run.metric.table} has no rows before {end}: its first are of {span[0]}")
-    return Window(span[0], end, run.metric.grain)
-
-
-def _scoring_window(run: Run, as_of: str | None, start: str | None, end: str | None) -> Window:
-    from segwatch.core.window import Window, parse_time, steps
-
-    grain = run.metric.grain
-    if start is None and end is None:
-        last = _day(as_of, run)
-        return Window(last - steps(1, grain), last, grain)
-    if start is None or end is None or as_of is not None:
-        raise UsageError("give either --as-of, or both --start and --end")
-    return Window(parse_time(start, grain, "--start"), parse_time(end, grain, "--end"), grain)
+    with open_run(
+        settings,
+        session.target,
+        name,
+        parse_selection(select or [], chosen.dimensions),
+        session.settings_path.absolute().parent / ".segwatch" / "runs",
+        session.observer(),
+        dt.datetime.now(dt.UTC),
+    ) as run:
+        yield run
 
 
 @app.command()
@@ -326,7 +276,7 @@ def train(
     from segwatch import runner
 
     with _run(context.obj, metric, select) as run:
-        window = _training_window(run, as_of, start)
+        window = runner.training_window(run, as_of, start)
         if dry_run:
             context.obj.say("train would do", **runner.plan_training(run, window))
         else:
@@ -355,7 +305,7 @@ def infer(
     from segwatch import runner
 
     with _run(context.obj, metric, select) as run:
-        window = _scoring_window(run, as_of, start, end)
+        window = runner.scoring_window(run, as_of, start, end)
         if dry_run:
             context.obj.say("infer would do", **runner.plan_inference(run, window))
             return
@@ -382,11 +332,11 @@ def run_daily(
     from segwatch import runner
 
     with _run(context.obj, metric, None) as run:
-        scored = _scoring_window(run, as_of, None, None)
+        scored = runner.scoring_window(run, as_of, None, None)
         why = runner.training_reason(run, scored.end)
         context.obj.say("run", trains=why or "no: the champion is young enough")
         if why:
-            _report_training(context.obj, runner.train(run, _training_window(run, as_of, None)))
+            _report_training(context.obj, runner.train(run, runner.training_window(run, as_of, None)))
         summary = runner.infer(run, scored)
     _report_scoring(context.obj, summary, fail_on)
 
@@ -476,15 +426,15 @@ def report(
 
 
 def _reported_window(run: Run, start: str | None, end: str | None, periods: int = 90) -> Window:
-    from segwatch.core.window import Window, parse_time, steps, unit
+    from segwatch.core.window import Window, length, parse_time, unit
 
     grain = run.metric.grain
     span = run.warehouse.prediction_span(run.predictions_table, run.metric_name)
     if span is None:
         raise DataError(f"there are no predictions of {run.metric_name}: run `segwatch infer` first")
     first, last = (moment.astype(f"datetime64[{unit(grain)}]") for moment in span)
-    until = last + steps(1, grain) if end is None else parse_time(end, grain, "--end")
-    since = max(first, until - steps(periods, grain)) if start is None else parse_time(start, grain, "--start")
+    until = last + length(1, grain) if end is None else parse_time(end, grain, "--end")
+    since = max(first, until - length(periods, grain)) if start is None else parse_time(start, grain, "--start")
     return Window(since, until, grain)
 
 

@@ -1,13 +1,13 @@
 """The steps of both pipelines: plain functions over paths, a warehouse, a registry and a metric.
 
-train   extract -> preprocess -> train -> evaluate -> register
+train   extract -> preprocess -> train (in shards -> join) -> evaluate -> register
 infer   resolve -> featurize -> predict -> publish
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from segwatch.core.evaluation import evaluate as evaluate_panel
 from segwatch.core.features import CONTEXT, FEATURES
 from segwatch.core.panel import Floats, Panel, build_panel
 from segwatch.core.schema import TableSchema
-from segwatch.core.segment import Selection, describe, is_selected
+from segwatch.core.segment import Selection, describe, is_selected, shard
 from segwatch.core.training import Progress, ended_after, fit_panel
 from segwatch.core.window import Window
 from segwatch.data import predictions_schema
@@ -80,7 +80,7 @@ def _selected(panel: Panel, selection: Selection) -> Panel:
     rows = [i for i, v in enumerate(segments.values) if is_selected(segments.dimensions, v, selection)]
     if not rows:
         raise DataError(f"no segment in {panel.window} has {describe(selection)}: see the values in the table")
-    return Panel(panel.history.take(rows), panel.window, panel.values[rows])
+    return panel.take(rows)
 
 
 def train(panel: Path, metric_name: str, metric: Metric, to: Path, progress: Progress = _ignore) -> ModelBundle:
@@ -88,13 +88,42 @@ def train(panel: Path, metric_name: str, metric: Metric, to: Path, progress: Pro
 
     Raises DataError if not one segment could be fitted, naming the first one's reason.
     """
+    return _fitted(_fit(Panel.load(panel), metric_name, metric, to, progress))
+
+
+def train_shard(panel: Path, metric_name: str, metric: Metric, to: Path, number: int, shards: int) -> ModelBundle:
+    """The directory `to` holds the bundle of the segments of one shard, of so many, for `join`."""
     loaded = Panel.load(panel)
-    fitted = fit_panel(loaded, metric.feature_set, metric.min_history, progress)
-    bundle = write_bundle(to, metric_name, loaded, metric.feature_set, rules(metric), fitted)
+    rows = [i for i, id_ in enumerate(loaded.segments.ids) if shard(id_, shards) == number]
+    return _fit(loaded.take(rows), metric_name, metric, to, _ignore)
+
+
+def join(panel: Path, metric_name: str, metric: Metric, parts: Sequence[Path], to: Path) -> ModelBundle:
+    """The directory `to` holds one bundle of the shards' detectors, the same as `train` makes of the whole Panel.
+
+    Raises DataError as `train` does.
+    """
+    loaded = Panel.load(panel)
+    places = {
+        id_: (bundle, position)
+        for bundle in map(ModelBundle.open, parts)
+        for id_, position in bundle.history.segments.position.items()
+    }
+    fitted = (bundle.fitted(position) for bundle, position in map(places.__getitem__, loaded.segments.ids))
+    return _fitted(write_bundle(to, metric_name, loaded, metric.feature_set, rules(metric), fitted))
+
+
+def _fit(panel: Panel, metric_name: str, metric: Metric, to: Path, progress: Progress) -> ModelBundle:
+    fitted = fit_panel(panel, metric.feature_set, metric.min_history, progress)
+    return write_bundle(to, metric_name, panel, metric.feature_set, rules(metric), fitted)
+
+
+def _fitted(bundle: ModelBundle) -> ModelBundle:
+    """The bundle. Raises DataError if not one of its segments was fitted."""
     if "ok" not in bundle.status:
         raise DataError(
-            f"no segment of {metric_name} can be trained in {loaded.window}; the first, "
-            f"{loaded.segments.labels[0]}: {bundle.reason[0]}"
+            f"no segment of {bundle.manifest['metric']} can be trained in {bundle.window}; the first, "
+            f"{bundle.history.segments.labels[0]}: {bundle.reason[0]}"
         )
     return bundle
 

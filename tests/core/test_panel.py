@@ -9,7 +9,7 @@ from segwatch.core.panel import Panel, build_panel
 from segwatch.core.schema import observations_schema
 from segwatch.core.segment import label, segment_id
 from segwatch.core.training import fit_segment
-from segwatch.core.window import Window, steps
+from segwatch.core.window import Window, length
 from segwatch.errors import DataError, UsageError
 
 WINDOW = Window(np.datetime64("2024-02-26"), np.datetime64("2024-03-03"))
@@ -78,7 +78,7 @@ cells = st.dictionaries(
 
 @given(cells, st.randoms())
 def test_a_panel_holds_every_observation_whatever_the_order_of_rows(cells, random):
-    rows = [(WINDOW.start + steps(d, "day"), c, k, v) for (d, c, k), v in cells.items()]
+    rows = [(WINDOW.start + length(d, "day"), c, k, v) for (d, c, k), v in cells.items()]
     panel = build_panel(observations(rows), DIMENSIONS, WINDOW, "zero")
     for day, country, channel, value in rows:
         place = panel.segments.position[segment_id(DIMENSIONS, (country, channel))]
@@ -91,7 +91,7 @@ def test_a_panel_holds_every_observation_whatever_the_order_of_rows(cells, rando
 
 @given(cells)
 def test_a_saved_panel_loads_as_it_was(tmp_path_factory, cells):
-    rows = [(WINDOW.start + steps(d, "day"), c, k, v) for (d, c, k), v in cells.items()]
+    rows = [(WINDOW.start + length(d, "day"), c, k, v) for (d, c, k), v in cells.items()]
     panel = build_panel(observations(rows), DIMENSIONS, WINDOW, "zero")
     directory = tmp_path_factory.mktemp("panel") / "it"
     panel.save(directory)

@@ -7,7 +7,7 @@ import pytest
 from quality import data, robust_z
 from sklearn.metrics import average_precision_score
 
-from segwatch.core.window import steps
+from segwatch.core.window import length
 from segwatch.data.generate import KINDS, GeneratorSettings, generate, segment_names
 from segwatch.errors import UsageError
 
@@ -36,14 +36,14 @@ def test_a_value_depends_on_seed_segment_and_day_alone():
 def test_where_the_range_begins_changes_neither_values_nor_labels(days):
     for labels in (False, True):
         shorter = rows(labels=labels, days=days, segments=90).to_pylist()
-        first = (END - steps(days, "day")).item()
+        first = (END - length(days, "day")).item()
         longer = rows(labels=labels, days=500, segments=90).to_pylist()
         assert shorter == [row for row in longer if row["created_at"] >= first]
 
 
 def test_a_later_end_changes_only_what_old_events_touched():
-    earlier, later = keyed(rows(end=END - steps(30, "day"))), keyed(rows(days=330))
-    labelled = {tuple(row.values())[:4] for row in rows(end=END - steps(30, "day"), labels=True).to_pylist()}
+    earlier, later = keyed(rows(end=END - length(30, "day"))), keyed(rows(days=330))
+    labelled = {tuple(row.values())[:4] for row in rows(end=END - length(30, "day"), labels=True).to_pylist()}
     assert {key for key in earlier if earlier[key] != later.get(key)} < labelled
 
 
@@ -65,7 +65,7 @@ def test_every_kind_and_severity_is_planted_and_most_lie_in_the_last_60_days():
     assert set(labels["kind"].to_pylist()) == set(KINDS)
     assert set(labels["severity"].to_pylist()) == {1, 2, 3}
     days = labels["created_at"].to_numpy()
-    assert (days >= END - steps(60, "day")).mean() > 0.6
+    assert (days >= END - length(60, "day")).mean() > 0.6
 
 
 @pytest.mark.parametrize("wrong", [{"segments": 0}, {"segments": 100_001}, {"days": 0}])

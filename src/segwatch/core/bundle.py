@@ -169,6 +169,17 @@ class ModelBundle:
             Calibration(named["quantiles"]),
         )
 
+    def fitted(self, position: int) -> FittedSegment:
+        """What training made of the segment at a position; `write_bundle` writes it as it was."""
+        status = self.status[position]
+        return FittedSegment(
+            self._segments["n_observations"][position].as_py(),
+            float(self.scale[position]),
+            self.detector(position) if status == "ok" else None,
+            status,
+            self.reason[position],
+        )
+
     def groups(self, segment_ids: Sequence[str]) -> Iterator[tuple[int, Ints]]:
         """Position of each segment that the ids name, with the rows that name it.
 
@@ -304,7 +315,7 @@ def _segment_batch(history: History, shard: Sequence[FittedSegment], segments_sc
 
 def _lists(rows: Sequence[Floats | None], width: int) -> pa.Array:
     """Fixed-size lists; zeros stand where a segment has no detector, as nothing reads them."""
-    flat = np.concatenate([np.zeros(width) if row is None else row for row in rows])
+    flat = np.concatenate([np.empty(0), *(np.zeros(width) if row is None else row for row in rows)])
     return pa.FixedSizeListArray.from_arrays(pa.array(flat), width)
 
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.feather as feather
 
 from segwatch.core.segment import label, segment_id
-from segwatch.core.window import Times, Window, steps, unit
+from segwatch.core.window import Times, Window, length, unit
 from segwatch.errors import DataError
 
 Missing = Literal["zero", "gap"]
@@ -101,10 +101,14 @@ class Panel:
     def segments(self) -> Segments:
         return self.history.segments
 
+    def take(self, positions: Sequence[int] | Ints) -> Panel:
+        """The Panel of some of its segments."""
+        return Panel(self.history.take(positions), self.window, self.values[np.asarray(positions, dtype=np.int64)])
+
     def ended(self, periods: int) -> Bools:
         """(n_segments, n_times), True from `periods` after a segment's last row on."""
         return np.asarray(
-            self.window.times[None, :] >= self.history.last_seen[:, None] + steps(periods, self.window.grain)
+            self.window.times[None, :] >= self.history.last_seen[:, None] + length(periods, self.window.grain)
         )
 
     def chunks(self, cells: int = 2_000_000) -> Iterator[slice]:

@@ -25,6 +25,11 @@ def segment_id(dimensions: Sequence[str], values: Sequence[str]) -> str:
     return hashlib.blake2b(document.encode(), digest_size=10).hexdigest()
 
 
+def shard(segment_id: str, shards: int) -> int:
+    """Which of so many parts a segment falls into: even, and the same on every machine."""
+    return int(segment_id[:8], 16) % shards
+
+
 def label(values: Iterable[str]) -> str:
     """Name of a segment for people: `it/ios/paid`. Ambiguous where a value holds a slash; the id is not."""
     return "/".join(values)

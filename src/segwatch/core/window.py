@@ -24,7 +24,7 @@ def unit(grain: Grain) -> Literal["D", "h"]:
     return _UNIT[grain]
 
 
-def steps(n: int, grain: Grain) -> np.timedelta64:
+def length(n: int, grain: Grain) -> np.timedelta64:
     """The length of n periods; numpy no longer adds a bare number to a time."""
     return np.timedelta64(n, unit(grain))
 
@@ -68,7 +68,7 @@ class Window:
 
     def before(self, n_periods: int) -> Window:
         """The same Window, begun n_periods earlier."""
-        return Window(self.start - steps(n_periods, self.grain), self.end, self.grain)
+        return Window(self.start - length(n_periods, self.grain), self.end, self.grain)
 
     def as_datetimes(self) -> tuple[dt.datetime, dt.datetime]:
         """Start and end as naive UTC datetimes, for drivers that bind parameters."""

@@ -18,7 +18,7 @@ from ibis.common.exceptions import IbisError
 
 from segwatch.core.schema import observations_schema
 from segwatch.core.segment import NULL, label
-from segwatch.core.window import Window, steps, unit
+from segwatch.core.window import Window, length, unit
 from segwatch.errors import DataError
 from segwatch.settings import Metric
 
@@ -147,7 +147,7 @@ def ends(counts: pa.Table, source: Metric) -> tuple[np.datetime64, np.datetime64
         return None
     first, last = (counts[name].to_numpy()[0] for name in ("first", "last"))
     grain = source.grain
-    return np.datetime64(first, unit(grain)), np.datetime64(last, unit(grain)) + steps(1, grain)
+    return np.datetime64(first, unit(grain)), np.datetime64(last, unit(grain)) + length(1, grain)
 
 
 def finish(rows: pa.Table, source: Metric) -> pa.Table:
@@ -261,7 +261,7 @@ def _nothing_in(window: Window, source: Metric, held: tuple[np.datetime64, np.da
         return f"table {source.table!r} holds no rows: load some, or name another table"
     return (
         f"table {source.table!r} has no rows in the Window {window}; it holds {held[0]} to"
-        f" {held[1] - steps(1, source.grain)}:"
+        f" {held[1] - length(1, source.grain)}:"
         " choose a Window within"
     )
 
