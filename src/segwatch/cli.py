@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from segwatch import __version__
-from segwatch.errors import BackendError, DataError, ModelError, SegwatchError, UsageError
+from segwatch.errors import BackendError, SegwatchError, UsageError
 
 if TYPE_CHECKING:
-    from segwatch.core.window import Window
-    from segwatch.registries.base import ModelRegistry, ModelVersion
-    from segwatch.runner import Observer, Run
+    from segwatch.registries.base import ModelRegistry
+    from segwatch.run import Observer, Run
     from segwatch.settings import Metric, Settings
     from segwatch.warehouses.base import Warehouse
 
@@ -27,6 +26,11 @@ if TYPE_CHECKING:
 class LogFormat(StrEnum):
     text = "text"
     json = "json"
+
+
+class Runner(StrEnum):
+    local = "local"
+    kfp_local = "kfp-local"
 
 
 app = typer.Typer(
@@ -50,6 +54,10 @@ Select = Annotated[
     list[str] | None, typer.Option("--select", help="dimension=value; several add up.", show_default=False)
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be read, fitted and written; do nothing.")]
+RunnerOption = Annotated[
+    Runner | None, typer.Option("--runner", help="What executes the steps; default: the target's runner.")
+]
+FailOn = Annotated[bool, typer.Option("--fail-on-anomalies", help="Exit with 5 if there are anomalies.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
@@ -77,6 +85,20 @@ class Session:
             say_json(title, **rows)
         elif not self.quiet:
             print_rows(Console(stderr=True), title, {n.replace("_", " "): str(v) for n, v in rows.items()})
+
+    @property
+    def workspace(self) -> Path:
+        """Where runs have their work directories."""
+        return self.settings_path.absolute().parent / ".segwatch" / "runs"
+
+    def tell(self, step: str) -> None:
+        """Print that a step of a pipeline begins; nothing with -q."""
+        if self.log_format is LogFormat.json:
+            from segwatch.console import say_json
+
+            say_json("step", step=step)
+        elif not self.quiet:
+            typer.echo(f"step {step}", err=True)
 
     def observer(self) -> Observer:
         from rich.console import Console
@@ -137,7 +159,7 @@ def _metric(settings: Settings, name: str | None) -> tuple[str, Metric]:
 def _run(session: Session, metric: str | None, select: list[str] | None) -> Iterator[Run]:
     """A run of the command's metric on its target, now."""
     from segwatch.core.segment import parse_selection
-    from segwatch.runner import open_run
+    from segwatch.run import open_run
 
     settings = session.settings()
     name, chosen = _metric(settings, metric)
@@ -146,7 +168,7 @@ def _run(session: Session, metric: str | None, select: list[str] | None) -> Iter
         session.target,
         name,
         parse_selection(select or [], chosen.dimensions),
-        session.settings_path.absolute().parent / ".segwatch" / "runs",
+        session.workspace,
         session.observer(),
         dt.datetime.now(dt.UTC),
     ) as run:
@@ -271,21 +293,36 @@ def train(
     start: Start = None,
     select: Select = None,
     dry_run: DryRun = False,
+    runner: RunnerOption = None,
 ) -> None:
     """Fit every segment on the periods before --as-of and register the model as champion."""
-    from segwatch import runner
+    from segwatch.run import training_window
+    from segwatch.runner import plan_training
 
-    with _run(context.obj, metric, select) as run:
-        window = runner.training_window(run, as_of, start)
-        if dry_run:
-            context.obj.say("train would do", **runner.plan_training(run, window))
-        else:
-            _report_training(context.obj, runner.train(run, window))
+    if dry_run:
+        with _run(context.obj, metric, select) as run:
+            context.obj.say("train would do", **plan_training(run, training_window(run, as_of, start)))
+    else:
+        _train(context.obj, runner, metric, select, as_of, start)
 
 
-def _report_training(session: Session, summary: Any) -> None:
+def _train(
+    session: Session,
+    runner: Runner | None,
+    metric: str | None,
+    select: list[str] | None = None,
+    as_of: str | None = None,
+    start: str | None = None,
+) -> None:
+    if _runner(session, runner) is Runner.kfp_local:
+        session.say("train", **_launch(session, "train", metric, select, as_of=as_of, start=start)["train"])
+        return
     from segwatch.console import train_rows
+    from segwatch.run import training_window
+    from segwatch.runner import train
 
+    with _run(session, metric, select) as run:
+        summary = train(run, training_window(run, as_of, start))
     session.say("train", **train_rows(summary))
 
 
@@ -299,25 +336,46 @@ def infer(
     select: Select = None,
     dry_run: DryRun = False,
     keep_features: Annotated[bool, typer.Option(help="Keep the temporary feature table for a day.")] = False,
-    fail_on: Annotated[bool, typer.Option("--fail-on-anomalies", help="Exit with 5 if there are anomalies.")] = False,
+    fail_on: FailOn = False,
+    runner: RunnerOption = None,
 ) -> None:
     """Score the last complete period before --as-of, or [--start, --end), with the champion."""
-    from segwatch import runner
+    from segwatch.run import scoring_window
+    from segwatch.runner import plan_inference
 
-    with _run(context.obj, metric, select) as run:
-        window = runner.scoring_window(run, as_of, start, end)
-        if dry_run:
-            context.obj.say("infer would do", **runner.plan_inference(run, window))
-            return
-        summary = runner.infer(run, window, keep_features=keep_features)
-    _report_scoring(context.obj, summary, fail_on)
+    if dry_run:
+        with _run(context.obj, metric, select) as run:
+            context.obj.say("infer would do", **plan_inference(run, scoring_window(run, as_of, start, end)))
+    else:
+        _infer(context.obj, runner, metric, select, as_of, start, end, keep_features, fail_on)
 
 
-def _report_scoring(session: Session, summary: Any, fail_on: bool) -> None:
-    from segwatch.console import infer_rows
+def _infer(
+    session: Session,
+    runner: Runner | None,
+    metric: str | None,
+    select: list[str] | None = None,
+    as_of: str | None = None,
+    start: str | None = None,
+    end: str | None = None,
+    keep_features: bool = False,
+    fail_on: bool = False,
+) -> None:
+    if _runner(session, runner) is Runner.kfp_local:
+        if keep_features:
+            raise UsageError("--keep-features needs --runner local: a pipeline drops its temporary table in any case")
+        summary = _launch(session, "infer", metric, select, as_of=as_of, start=start, end=end)
+        rows, n_anomalies = summary["infer"], summary["anomalies"]
+    else:
+        from segwatch.console import infer_rows
+        from segwatch.run import scoring_window
+        from segwatch.runner import infer
 
-    session.say("infer", **infer_rows(summary))
-    if fail_on and summary.n_anomalies:
+        with _run(session, metric, select) as run:
+            done = infer(run, scoring_window(run, as_of, start, end), keep_features=keep_features)
+        rows, n_anomalies = infer_rows(done), done.n_anomalies
+    session.say("infer", **rows)
+    if fail_on and n_anomalies:
         raise typer.Exit(5)
 
 
@@ -326,19 +384,56 @@ def run_daily(
     context: typer.Context,
     metric: MetricOption = None,
     as_of: AsOf = None,
-    fail_on: Annotated[bool, typer.Option("--fail-on-anomalies", help="Exit with 5 if there are anomalies.")] = False,
+    fail_on: FailOn = False,
+    runner: RunnerOption = None,
 ) -> None:
     """The daily job: train if there is no champion or it is too old, then score."""
-    from segwatch import runner
+    from segwatch.run import scoring_window
+    from segwatch.runner import training_reason
 
     with _run(context.obj, metric, None) as run:
-        scored = runner.scoring_window(run, as_of, None, None)
-        why = runner.training_reason(run, scored.end)
-        context.obj.say("run", trains=why or "no: the champion is young enough")
-        if why:
-            _report_training(context.obj, runner.train(run, runner.training_window(run, as_of, None)))
-        summary = runner.infer(run, scored)
-    _report_scoring(context.obj, summary, fail_on)
+        why = training_reason(run, scoring_window(run, as_of).end)
+    context.obj.say("run", trains=why or "no: the champion is young enough")
+    if why:
+        _train(context.obj, runner, metric, as_of=as_of)
+    _infer(context.obj, runner, metric, as_of=as_of, fail_on=fail_on)
+
+
+def _runner(session: Session, wanted: Runner | None) -> Runner:
+    """What executes the steps: the option, or the target's setting."""
+    return wanted or Runner(session.settings().target(session.target).runner)
+
+
+def _launch(
+    session: Session, pipeline: str, metric: str | None, select: list[str] | None, **options: str | None
+) -> dict[str, Any]:
+    """A pipeline ran on this machine; its summary."""
+    import secrets
+
+    from segwatch.core.segment import parse_selection
+    from segwatch.pipelines.launch import run_locally
+
+    settings = session.settings().for_target(session.target)
+    name, chosen = _metric(settings, metric)
+    parse_selection(select or [], chosen.dimensions)
+    root = session.workspace / f"{pipeline}_{secrets.token_hex(6)}"
+    given = {option: value for option, value in options.items() if value is not None}
+    return run_locally(pipeline, settings, root, session.tell, metric=name, select=select or [], **given)
+
+
+@app.command("compile")
+def compile_(
+    context: typer.Context,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write to.")] = Path("pipelines"),
+    metric: MetricOption = None,
+) -> None:
+    """Write both pipelines as KFP YAML, with the settings of --target as their default parameters."""
+    from segwatch.pipelines.launch import compile_pipelines
+
+    settings = context.obj.settings().for_target(context.obj.target)
+    name, _ = _metric(settings, metric)
+    files = compile_pipelines(settings, name, output)
+    context.obj.say("compile", wrote=", ".join(str(file) for file in files))
 
 
 def _versions(context: typer.Context, metric: str | None) -> tuple[ModelRegistry, str]:
@@ -408,57 +503,13 @@ def report(
     output: Annotated[Path, typer.Option(help="File to write.")] = Path("segwatch-report.html"),
 ) -> None:
     """Write one self-contained HTML page of the predictions; the last 90 periods by default."""
-    from segwatch.report import render_report
+    from segwatch import runner
+    from segwatch.run import reporting_window
 
     with _run(context.obj, metric, None) as run:
-        window = _reported_window(run, start, end)
-        predictions = run.warehouse.predictions(run.predictions_table, run.metric_name, window)
-        page = render_report(
-            predictions,
-            metric=run.metric_name,
-            dimensions=run.metric.dimensions,
-            grain=run.metric.grain,
-            model=_model_facts(run, predictions),
-            generated_at=run.now,
-        )
+        page = runner.report(run, reporting_window(run, start, end))
     _write_whole(output, page)
     context.obj.say("report", wrote=output.absolute())
-
-
-def _reported_window(run: Run, start: str | None, end: str | None, periods: int = 90) -> Window:
-    from segwatch.core.window import Window, length, parse_time, unit
-
-    grain = run.metric.grain
-    span = run.warehouse.prediction_span(run.predictions_table, run.metric_name)
-    if span is None:
-        raise DataError(f"there are no predictions of {run.metric_name}: run `segwatch infer` first")
-    first, last = (moment.astype(f"datetime64[{unit(grain)}]") for moment in span)
-    until = last + length(1, grain) if end is None else parse_time(end, grain, "--end")
-    since = max(first, until - length(periods, grain)) if start is None else parse_time(start, grain, "--start")
-    return Window(since, until, grain)
-
-
-def _model_facts(run: Run, predictions: Any) -> Any:
-    """Facts of the version that made the latest predictions; None if the registry no longer has it."""
-    from segwatch.report import ModelFacts
-    from segwatch.steps import model_name
-
-    if not predictions.num_rows:
-        return None
-    latest = predictions.sort_by("ts").slice(predictions.num_rows - 1)
-    try:
-        version: ModelVersion = run.registry.resolve(model_name(run.metric_name), latest["model_version"][0].as_py())
-    except ModelError:
-        return None
-    return ModelFacts(
-        name=version.name,
-        version=version.version,
-        trained_start=version.parameters.get("window_start", ""),
-        trained_end=version.parameters.get("window_end", ""),
-        registered_at=version.created_at,
-        segments_fitted=int(version.metrics.get("segments_ok", 0)),
-        metrics=version.metrics,
-    )
 
 
 def _write_whole(path: Path, text: str) -> None:

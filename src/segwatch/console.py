@@ -76,7 +76,7 @@ def train_rows(summary: TrainSummary) -> dict[str, str]:
         recalls = ((n.removeprefix("recall_"), v) for n, v in summary.metrics.items() if n.startswith("recall_"))
         rows["alert rate held out"] = f"{1000 * summary.metrics['alert_rate']:.1f} per 1,000 rows"
         rows["recall of one changed day"] = ", ".join(f"{n.replace('_', ' ')} %: {v:.2f}" for n, v in recalls)
-    return rows | {"seconds": _seconds(summary.seconds)}
+    return rows | _seconds(summary.seconds)
 
 
 def infer_rows(summary: InferSummary) -> dict[str, str]:
@@ -93,11 +93,12 @@ def infer_rows(summary: InferSummary) -> dict[str, str]:
         rows[f"  {worst.segment}"] = f"{worst.impact:+,.0f} in {worst.n_anomalies} alerts"
     if summary.features_table:
         rows["features kept in"] = summary.features_table
-    return rows | {"seconds": _seconds(summary.seconds)}
+    return rows | _seconds(summary.seconds)
 
 
-def _seconds(seconds: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
+def _seconds(seconds: Mapping[str, float]) -> dict[str, str]:
+    """The line of the steps' times; none where a pipeline ran them."""
+    return {"seconds": ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())} if seconds else {}
 
 
 def print_rows(console: Console, title: str, rows: Mapping[str, str]) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import secrets
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -20,111 +18,17 @@ from segwatch import steps
 from segwatch.core.bundle import ModelBundle
 from segwatch.core.evaluation import SAMPLE
 from segwatch.core.panel import build_panel
-from segwatch.core.segment import Selection
 from segwatch.core.training import Progress
-from segwatch.core.window import Window, length, parse_time, unit
-from segwatch.errors import DataError, ModelError, UsageError
-from segwatch.registries import ModelRegistry, ModelVersion, open_registry
-from segwatch.settings import Metric, Settings
-from segwatch.warehouses import Warehouse, open_warehouse
+from segwatch.core.window import Window
+from segwatch.errors import ModelError
+from segwatch.registries import ModelVersion
+from segwatch.run import Observer, Run
+from segwatch.settings import Metric
+
+if TYPE_CHECKING:
+    from segwatch.report import ModelFacts
 
 _STALE = 24 * 3600
-
-
-class Observer(Protocol):
-    """Is told which step runs, and how far it is."""
-
-    def step(self, name: str, total: int | None = None) -> AbstractContextManager[Progress]:
-        """While the context is open the step runs; its value is called with how many more items are done."""
-        ...
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run on one metric: its places, its identity and its clock.
-
-    workspace: directory in which the run has a directory of its own. now: UTC.
-    """
-
-    run_id: str
-    now: dt.datetime
-    metric_name: str
-    metric: Metric
-    warehouse: Warehouse
-    registry: ModelRegistry
-    predictions_table: str
-    workspace: Path
-    observer: Observer
-    selection: Selection = field(default_factory=dict)
-
-
-@contextmanager
-def open_run(
-    settings: Settings,
-    target: str | None,
-    metric: str,
-    selection: Selection,
-    workspace: Path,
-    observer: Observer,
-    now: dt.datetime,
-    run_id: str | None = None,
-) -> Iterator[Run]:
-    """A run on a target of the settings; its warehouse is closed at the end. run_id: by default one of its own."""
-    where = settings.target(target)
-    warehouse = open_warehouse(where.warehouse)
-    try:
-        yield Run(
-            run_id or f"{now:%Y%m%dT%H%M%S}_{secrets.token_hex(3)}",
-            now,
-            metric,
-            settings.metric(metric),
-            warehouse,
-            open_registry(where.registry),
-            settings.predictions_table,
-            workspace,
-            observer,
-            selection,
-        )
-    finally:
-        warehouse.close()
-
-
-def _as_of(run: Run, text: str | None) -> np.datetime64:
-    """The period that --as-of names, today's by default. Raises UsageError if it lies in the future."""
-    now = np.datetime64(run.now.replace(tzinfo=None), unit(run.metric.grain))
-    if text is None:
-        return now
-    day = parse_time(text, run.metric.grain, "--as-of")
-    if day > now:
-        raise UsageError(f"--as-of {day} lies in the future: the last complete {run.metric.grain} ends at {now}")
-    return day
-
-
-def training_window(run: Run, as_of: str | None = None, start: str | None = None) -> Window:
-    """The periods before `as_of`, from `start` or the table's first on.
-
-    Raises UsageError if a text names no period, DataError if the table has no rows there.
-    """
-    end = _as_of(run, as_of)
-    if start is not None:
-        return Window(parse_time(start, run.metric.grain, "--start"), end, run.metric.grain)
-    span = run.warehouse.span(run.metric)
-    if span is None:
-        raise DataError(f"table {run.metric.table} has no rows: insert some, or name another table in the settings")
-    if not span[0] < end:
-        raise DataError(f"table {run.metric.table} has no rows before {end}: its first are of {span[0]}")
-    return Window(span[0], end, run.metric.grain)
-
-
-def scoring_window(run: Run, as_of: str | None = None, start: str | None = None, end: str | None = None) -> Window:
-    """The last complete period before `as_of`, or [start, end). Raises UsageError if a text names no period."""
-    grain = run.metric.grain
-    if start is None and end is None:
-        last = _as_of(run, as_of)
-        return Window(last - length(1, grain), last, grain)
-    if start is None or end is None or as_of is not None:
-        raise UsageError("give either --as-of, or both --start and --end")
-    return Window(parse_time(start, grain, "--start"), parse_time(end, grain, "--end"), grain)
 
 
 @dataclass(frozen=True)
@@ -226,7 +130,7 @@ def infer(run: Run, window: Window, *, keep_features: bool = False) -> InferSumm
             n_rows = steps.publish(
                 run.warehouse, run.predictions_table, run.metric_name, window, predictions, run.selection
             )
-    return _summary(run, window, version, predictions, n_rows, table, clock.seconds)
+    return scoring_summary(run.metric, window, version, predictions, n_rows, clock.seconds, table)
 
 
 def _score(
@@ -243,21 +147,19 @@ def _score(
     finally:
         if features is not None and not keep_features:
             run.warehouse.drop_features(features.table)
-    chosen = steps.select(predictions, run.selection)
-    if run.selection and not chosen.num_rows:
-        raise DataError(f"no segment in {window} is selected by --select: see the values in {run.metric.table}")
-    return chosen, features.table if keep_features else None
+    return steps.select(predictions, run.selection, window), features.table if keep_features else None
 
 
-def _summary(
-    run: Run,
+def scoring_summary(
+    metric: Metric,
     window: Window,
     version: ModelVersion,
     rows: pa.Table,
     n_rows: int,
-    table: str | None,
     seconds: Mapping[str, float],
+    features_table: str | None = None,
 ) -> InferSummary:
+    """What a scoring did, from the predictions it published."""
     statuses = {row["values"]: row["counts"] for row in pc.value_counts(rows["status"]).to_pylist()}
     flagged = rows.filter(rows["is_anomaly"])
     return InferSummary(
@@ -267,8 +169,8 @@ def _summary(
         len(pc.unique(rows["segment_id"])),
         flagged.num_rows,
         statuses,
-        _worst(flagged, run.metric),
-        table,
+        _worst(flagged, metric),
+        features_table,
         seconds,
     )
 
@@ -325,3 +227,40 @@ def plan_inference(run: Run, window: Window) -> dict[str, object]:
             f" ({bundle.status.count('ok')} fitted segments)",
             "writes": f"table {run.predictions_table}, in place of what it holds of {run.metric_name} in {window}",
         }
+
+
+def report(run: Run, window: Window) -> str:
+    """The page of the Window's predictions. Raises DataError where it has none."""
+    from segwatch.report import render_report  # its charts take a second to import
+
+    predictions = run.warehouse.predictions(run.predictions_table, run.metric_name, window)
+    return render_report(
+        predictions,
+        metric=run.metric_name,
+        dimensions=run.metric.dimensions,
+        grain=run.metric.grain,
+        model=_model_facts(run, predictions),
+        generated_at=run.now,
+    )
+
+
+def _model_facts(run: Run, predictions: pa.Table) -> ModelFacts | None:
+    """Facts of the version that made the latest predictions; None if the registry no longer has it."""
+    from segwatch.report import ModelFacts
+
+    if not predictions.num_rows:
+        return None
+    latest = predictions.sort_by("ts").slice(predictions.num_rows - 1)
+    try:
+        version = run.registry.resolve(steps.model_name(run.metric_name), latest["model_version"][0].as_py())
+    except ModelError:
+        return None
+    return ModelFacts(
+        name=version.name,
+        version=version.version,
+        trained_start=version.parameters.get("window_start", ""),
+        trained_end=version.parameters.get("window_end", ""),
+        registered_at=version.created_at,
+        segments_fitted=int(version.metrics.get("segments_ok", 0)),
+        metrics=version.metrics,
+    )

@@ -25,6 +25,8 @@ _DEFAULT_MIN_HISTORY: dict[Grain, int] = {"day": 90, "hour": 1008}
 
 _T = TypeVar("_T")
 
+RunnerName = Literal["local", "kfp-local"]
+
 Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Column = Annotated[str, Field(min_length=1, max_length=300)]
 
@@ -55,6 +57,15 @@ class Google(_Frozen):
     endpoints: Endpoints = Field(default_factory=Endpoints, description="Other addresses of Google's services")
 
 
+class Step(_Frozen):
+    """What one step of a pipeline may use, and how often it is tried."""
+
+    cpu: str = Field("", description="CPUs, as KFP writes them: 4; empty: the platform's default")
+    memory: str = Field("", description="Memory, as KFP writes it: 16G; empty: the platform's default")
+    retries: int = Field(1, ge=0, le=10, description="How often a step that failed is tried again")
+    timeout_minutes: int = Field(180, ge=1, description="Minutes after which a step that has not ended fails")
+
+
 class Target(_Frozen):
     """Where a run reads, writes and keeps its models."""
 
@@ -62,7 +73,12 @@ class Target(_Frozen):
     registry: str = Field(description="Model registry: sqlite:///FILE or the URL of an MLflow server")
     bucket: str = Field("", description="Where models and the artifacts of runs are kept: gs://BUCKET/FOLDER")
     google: Google = Field(default_factory=Google, description="The Google Cloud project of a target")
-    runner: Literal["local"] = Field("local", description="What executes the steps: local (in process)")
+    runner: RunnerName = Field("local", description="What executes the steps: local (in process), kfp-local")
+    shards: int = Field(1, ge=1, le=64, description="Parts that a pipeline trains apart, at the same time")
+    image: str = Field("segwatch", description="Container image in which a pipeline's steps run")
+    steps: dict[str, Step] = Field(
+        default_factory=dict, description="Resources of a pipeline's steps by their names; `default` is for the others"
+    )
 
 
 class Metric(_Frozen):
@@ -138,6 +154,16 @@ class Settings(BaseSettings):
     def metric(self, name: str) -> Metric:
         """The named metric. Raises SettingsError if there is none of that name."""
         return _named(self.metrics, name, "metric")
+
+    def step(self, name: str) -> Step:
+        """Resources of a step of the default target."""
+        steps = self.target(None).steps
+        return steps.get(name) or steps.get("default") or Step()
+
+    def for_target(self, name: str | None) -> Settings:
+        """The same settings with no other target than the named one."""
+        chosen = name or self.default_target
+        return self.model_copy(update={"default_target": chosen, "targets": {chosen: self.target(chosen)}})
 
     @property
     def dimensions(self) -> tuple[str, ...]:

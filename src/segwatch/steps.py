@@ -320,10 +320,12 @@ def _decision_columns(rows: pa.Table, decisions: Decisions) -> dict[str, pa.Arra
     }
 
 
-def select(predictions: pa.Table, selection: Selection) -> pa.Table:
-    """The predictions of the selected segments."""
+def select(predictions: pa.Table, selection: Selection, window: Window) -> pa.Table:
+    """The predictions of the selected segments. Raises DataError if none is selected."""
     for name, wanted in selection.items():
         predictions = predictions.filter(pc.is_in(predictions[name], pa.array(sorted(wanted), pa.string())))
+    if selection and not predictions.num_rows:
+        raise DataError(f"no segment in {window} is selected by --select {describe(selection)}: see the table's values")
     return predictions
 
 
