@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -25,6 +26,21 @@ def bools_of(rows: pa.Table, name: str, equal_to: str) -> Bools:
     return np.asarray(pc.fill_null(pc.equal(rows[name], equal_to), False).to_numpy(), dtype=bool)
 
 
+def is_counted(rows: pa.Table) -> Bools:
+    """(n_rows,) whether a row has both numbers that totals compare, the value and the expected one."""
+    return np.isfinite(floats_of(rows, "value")) & np.isfinite(floats_of(rows, "expected"))
+
+
 def flagged_of(rows: pa.Table) -> pa.Table:
     """The rows that are anomalies."""
     return rows.filter(rows["is_anomaly"])
+
+
+def impact_of(rows: pa.Table) -> Floats:
+    """(n_rows,) value - expected, NaN where one is missing."""
+    return floats_of(rows, "value") - floats_of(rows, "expected")
+
+
+def largest_first(impact: Floats) -> npt.NDArray[np.intp]:
+    """(n_rows,) places from the largest |impact| to the smallest; those of no known impact last."""
+    return np.argsort(-np.abs(impact), kind="stable")

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from segwatch.core.segment import label
 from segwatch.core.window import Grain, Times, unit
-from segwatch.report.columns import bools_of, flagged_of, floats_of, times_of
+from segwatch.report.columns import bools_of, flagged_of, floats_of, impact_of, times_of
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def _events(flagged: pa.Table, times: Times, starts: npt.NDArray[np.intp]) -> It
     """The events in the order of the rows; starts: first row of each."""
     expected = np.nan_to_num(floats_of(flagged, "expected"))
     # A row without a value or an expected one is an event, of no known impact.
-    impact = np.nan_to_num(floats_of(flagged, "value") - floats_of(flagged, "expected"))
+    impact = np.nan_to_num(impact_of(flagged))
     n_up = np.add.reduceat(bools_of(flagged, "direction", "up").astype(int), starts)
     n_patterns = np.add.reduceat(bools_of(flagged, "reason", "pattern").astype(int), starts)
     lasts = np.r_[starts[1:], len(times)] - 1

@@ -1,14 +1,15 @@
-"""The page: headline numbers, days, the worst anomalies, a table to filter, and the health of the model."""
+"""The page: headline numbers, the last period's alerts, every period, the worst anomalies, a table, and health."""
 
 from __future__ import annotations
 
 import datetime as dt
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Collection, Mapping, Sequence
 from html import escape
 from importlib import resources
 from string import Template
+from typing import Any
+from urllib.parse import urlencode
 
 import numpy as np
 import pyarrow as pa
@@ -19,24 +20,15 @@ from segwatch.core.window import Grain
 from segwatch.errors import DataError
 from segwatch.report import text
 from segwatch.report.charts import daily_chart, segment_chart
-from segwatch.report.columns import flagged_of, floats_of, times_of
+from segwatch.report.columns import flagged_of, floats_of, impact_of, is_counted, largest_first, times_of
 from segwatch.report.events import Event, SegmentEvents, rank_events
+from segwatch.report.health import ModelFacts, health
+from segwatch.report.table import table_data
 
-MAX_TABLE_ROWS = 20_000
-_MAX_SILENT = 200
-
-
-@dataclass(frozen=True)
-class ModelFacts:
-    """The model version that made the latest predictions."""
-
-    name: str
-    version: str
-    trained_start: str
-    trained_end: str
-    registered_at: dt.datetime
-    segments_fitted: int
-    metrics: Mapping[str, float]
+_MAX_LATEST, _MAX_ALSO = 12, 4
+_DAILY_WIDTHS = {"wide": 900, "narrow": 360}
+_RHYTHM: dict[Grain, str] = {"day": "Day by day", "hour": "Hour by hour"}
+_SIGNS = {"up": "▲", "down": "▼"}
 
 
 def render_report(
@@ -56,18 +48,22 @@ def render_report(
     """
     if not predictions.num_rows:
         raise DataError(f"there are no predictions of {metric} in this Window: run `segwatch infer` first")
+    flagged = flagged_of(predictions)
+    last = predictions.filter(pc.equal(predictions["ts"], pc.max(predictions["ts"])))
     ranked = rank_events(predictions, dimensions, grain)
     page = Template(_resource("page.html"))
     return page.substitute(
         title=escape(metric),
         style=_resource("page.css"),
         subtitle=escape(_subtitle(predictions, grain, model, generated_at)),
-        numbers=_numbers(predictions, grain),
-        daily=daily_chart(predictions, grain),
-        cards="".join(_card(one, predictions, grain) for one in ranked[:top]) or "<p>No anomaly in these days.</p>",
-        shown=f"{min(top, len(ranked))} of {text.count(len(ranked), 'segment')} with alerts",
-        data=_table_data(predictions, dimensions, grain),
-        health=_health(predictions, dimensions, grain, model, generated_at),
+        numbers=_numbers(predictions, last, grain),
+        latest=_latest(last, dimensions, grain, {one.segment_id for one in ranked[:top]}),
+        rhythm=_RHYTHM[grain],
+        daily=_daily(predictions, grain),
+        worst=_worst(predictions, ranked, grain, top),
+        table_hidden="" if flagged.num_rows else " hidden",
+        data=table_data(flagged, dimensions, grain),
+        health=health(predictions, last, dimensions, grain, model, generated_at),
         script=_resource("page.js"),
     )
 
@@ -77,118 +73,152 @@ def _resource(name: str) -> str:
 
 
 def _subtitle(rows: pa.Table, grain: Grain, model: ModelFacts | None, generated_at: dt.datetime) -> str:
-    times = times_of(rows)
-    version = f" · model version {model.version}" if model else ""
+    version = f" · model version {model.version}, {text.age(model.age(generated_at))} old" if model else ""
     written = text.moment(np.datetime64(generated_at.replace(tzinfo=None)), "hour")
-    return f"{text.span(times.min(), times.max(), grain)}{version} · written {written} UTC"
+    return f"{_span(rows, grain)}{version} · written {written} UTC"
 
 
-def _numbers(rows: pa.Table, grain: Grain) -> str:
-    scored = pc.sum(pc.equal(rows["status"], "ok")).as_py()
+def _span(rows: pa.Table, grain: Grain) -> str:
+    times = times_of(rows)
+    return text.span(times.min(), times.max(), grain)
+
+
+def _numbers(rows: pa.Table, last: pa.Table, grain: Grain) -> str:
+    """What the last period asks for first, then the whole span."""
+    facts = [*_numbers_of_last(last, grain), *_numbers_of_all(rows, grain)]
+    return "".join(f"<div><b>{value}</b><span>{name}</span></div>" for value, name in facts)
+
+
+def _numbers_of_last(last: pa.Table, grain: Grain) -> list[tuple[str, str]]:
+    when, alerts = _span(last, grain), flagged_of(last).num_rows
+    value, expected = _totals(last)
+    percent = text.percent(text.share_of(value - expected, expected))
+    return [
+        (text.number(alerts), f"{text.plural(alerts, 'alert')} on {when}"),
+        (text.short(value), f"total on {when}" + (f", {percent} against expected" if percent else "")),
+        (text.number(_n_scored(last)), f"of {text.count(last.num_rows, 'segment')} scored on {when}"),
+    ]
+
+
+def _numbers_of_all(rows: pa.Table, grain: Grain) -> list[tuple[str, str]]:
     flagged = flagged_of(rows)
-    latest = flagged.filter(pc.equal(flagged["ts"], pc.max(rows["ts"]))).num_rows
-    facts = {
-        "segments": len(pc.unique(rows["segment_id"])),
-        f"{grain}s": len(pc.unique(rows["ts"])),
-        "alerts": flagged.num_rows,
-        "segments with alerts": len(pc.unique(flagged["segment_id"])),
-        f"alerts per 1,000 segment-{grain}s": round(1000 * flagged.num_rows / max(1, scored), 1),
-        f"alerts on the last {grain}": latest,
-    }
-    return "".join(f"<div><b>{text.number(value)}</b><span>{name}</span></div>" for name, value in facts.items())
+    alerts, segments = flagged.num_rows, len(pc.unique(rows["segment_id"]))
+    rate = round(1000 * alerts / max(1, _n_scored(rows)), 1)
+    return [
+        (text.number(alerts), f"{text.plural(alerts, 'alert')} in {text.count(len(pc.unique(rows['ts'])), grain)}"),
+        (text.number(len(pc.unique(flagged["segment_id"]))), f"of {text.count(segments, 'segment')} with alerts"),
+        (text.number(rate), f"alerts per 1,000 scored segment-{grain}s"),
+    ]
+
+
+def _n_scored(rows: pa.Table) -> int:
+    return int(pc.sum(pc.equal(rows["status"], "ok")).as_py())
+
+
+def _totals(rows: pa.Table) -> tuple[float, float]:
+    """Value and expected value of the rows that have both; NaN if none has."""
+    counted = is_counted(rows)
+    if not counted.any():
+        return np.nan, np.nan
+    return float(floats_of(rows, "value")[counted].sum()), float(floats_of(rows, "expected")[counted].sum())
+
+
+def _latest(last: pa.Table, dimensions: Sequence[str], grain: Grain, charted: Collection[str]) -> str:
+    """The last period's alerts, the largest impact first; nothing if there are none."""
+    alerts = flagged_of(last)
+    if not alerts.num_rows:
+        return ""
+    worst = alerts.take(pa.array(largest_first(impact_of(alerts))[:_MAX_LATEST]))
+    lines = "".join(_latest_line(row, dimensions, charted) for row in worst.to_pylist())
+    link = urlencode([(grain, text.stamp(times_of(last)[0], grain))])
+    more = alerts.num_rows - worst.num_rows
+    rest = f'<p class="note">and <a href="#{link}">{more:,} more in the table</a></p>' if more else ""
+    return f'<section><h2>Alerts on {_span(last, grain)}</h2><ul class="latest">{lines}</ul>{rest}</section>'
+
+
+def _latest_line(row: Mapping[str, Any], dimensions: Sequence[str], charted: Collection[str]) -> str:
+    name = escape(label(row[d] for d in dimensions))
+    if row["segment_id"] in charted:
+        name = f'<a href="#{_anchor(row["segment_id"])}">{name}</a>'
+    value, expected = (math.nan if row[c] is None else row[c] for c in ("value", "expected"))
+    change = _change(value - expected, expected)
+    return f'<li>{_sign(row["direction"])}<span class="name">{name}</span><span class="number">{change}</span></li>'
+
+
+def _anchor(segment_id: str) -> str:
+    return escape(f"segment-{segment_id}")
+
+
+def _sign(direction: str | None) -> str:
+    """A triangle up or down, both for an event of both; screen readers have the sign of the number."""
+    name = direction if direction in _SIGNS else "mixed"
+    signs = _SIGNS.get(name, "".join(_SIGNS.values()))
+    return f'<span class="sign {name}" aria-hidden="true">{signs}</span>'
+
+
+def _change(impact: float, expected: float) -> str:
+    """`−15,195 (−97 %)`, the share where there is one."""
+    percent = text.percent(text.share_of(impact, expected))
+    return text.signed(impact) + (f" ({percent})" if percent else "")
+
+
+def _daily(rows: pa.Table, grain: Grain) -> str:
+    if not is_counted(rows).any():
+        return f"<p>No segment was scored in these {grain}s: see Health.</p>"
+    name = (
+        f"{_span(rows, grain)}: total and expected value of the scored segments, and the number of alerts, by {grain}"
+    )
+    # Drawn twice, since text scaled down to a telephone cannot be read.
+    charts = "".join(
+        f'<div class="{size}">{daily_chart(rows, grain, width)}</div>' for size, width in _DAILY_WIDTHS.items()
+    )
+    return f'{_key()}<div role="img" aria-label="{name}">{charts}</div>'
+
+
+def _worst(rows: pa.Table, ranked: Sequence[SegmentEvents], grain: Grain, top: int) -> str:
+    if not ranked:
+        return f"<p>No anomalies in {_span(rows, grain)}.</p>"
+    charted = ranked[:top]
+    # Once for all, since a search of every row for each card is slow with thousands of segments.
+    theirs = rows.filter(pc.is_in(rows["segment_id"], pa.array([one.segment_id for one in charted])))
+    cards = "".join(_card(one, theirs, grain) for one in charted)
+    n = text.count(len(ranked), "segment")
+    shown = f"The {top} worst of {n} with alerts" if len(ranked) > top else f"{n} with alerts"
+    key = _key('<i class="band"></i>range that would not alert')
+    return f'<p class="note">{shown}</p>{key}<div class="cards">{cards}</div>'
+
+
+def _key(*more: str) -> str:
+    """What the lines and signs of a chart are."""
+    lines = ('<i class="line"></i>value', '<i class="dashed"></i>expected')
+    signs = (f"{_sign(direction)} alert {direction}" for direction in _SIGNS)
+    return f'<p class="key">{"".join(f"<span>{mark}</span>" for mark in (*lines, *more, *signs))}</p>'
 
 
 def _card(one: SegmentEvents, rows: pa.Table, grain: Grain) -> str:
     main, *others = one.events
+    sentence = escape(_sentence(main, grain))
+    named = f'role="img" aria-label="{escape(one.segment)}, {_span(rows, grain)}. {sentence}"'
     chart = segment_chart(rows.filter(pc.equal(rows["segment_id"], one.segment_id)), grain)
-    spans = "; ".join(text.span(event.first, event.last, grain) for event in others[:4])
-    more = f" and {len(others) - 4} more" if len(others) > 4 else ""
-    also = f'<p class="also">also {escape(spans + more)}</p>' if others else ""
     return (
-        f'<article class="{main.direction}"><h3>{escape(one.segment)}</h3>'
-        f"<p>{escape(_sentence(main, grain))}</p>{chart}{also}</article>"
+        f'<article class="{main.direction}" id="{_anchor(one.segment_id)}">'
+        f"<h3>{_sign(main.direction)} {escape(one.segment)}</h3><p>{sentence}</p>"
+        f"<div {named}>{chart}</div>{_also(others, grain)}</article>"
     )
 
 
 def _sentence(event: Event, grain: Grain) -> str:
-    percent = text.percent(text.share_of(event.impact, event.expected))
-    share = f" ({percent})" if percent else ""
     pattern = ", by its pattern rather than its value" if event.is_pattern else ""
-    when = text.span(event.first, event.last, grain)
-    return f"{when}: {text.signed(event.impact)}{share} against expected{pattern}, p = {text.p_value(event.p_value)}"
+    change = _change(event.impact, event.expected)
+    when, p = text.span(event.first, event.last, grain), text.p_value(event.p_value)
+    return f"{when}: {change} against expected{pattern}, p = {p}"
 
 
-def _table_data(rows: pa.Table, dimensions: Sequence[str], grain: Grain) -> str:
-    """The flagged rows as JSON that no value can break out of."""
-    flagged = flagged_of(rows)
-    impact = floats_of(flagged, "value") - floats_of(flagged, "expected")
-    order = np.argsort(-np.abs(impact), kind="stable")[:MAX_TABLE_ROWS]
-    kept = flagged.take(pa.array(order))
-    columns = {
-        grain: [text.stamp(time, grain) for time in times_of(kept)],
-        **{name: kept[name].to_pylist() for name in dimensions},
-        "direction": kept["direction"].to_pylist(),
-        **{name: _rounded(kept[name]) for name in ("value", "expected", "lower", "upper")},
-        "impact": [round(float(x), 1) for x in impact[order]],
-        "p_value": [float(f"{p:.2g}") for p in kept["p_value"].to_pylist()],
-    }
-    document = {
-        "names": list(columns),
-        "filters": [*dimensions, "direction"],
-        "rows": list(zip(*columns.values(), strict=True)),
-        "total": flagged.num_rows,
-    }
-    return json.dumps(document, ensure_ascii=True).replace("<", "\\u003c")
-
-
-def _rounded(column: pa.ChunkedArray) -> list[float | None]:
-    return [None if value is None else round(value, 1) for value in column.to_pylist()]
-
-
-def _health(
-    rows: pa.Table, dimensions: Sequence[str], grain: Grain, model: ModelFacts | None, generated_at: dt.datetime
-) -> str:
-    last = rows.filter(pc.equal(rows["ts"], pc.max(rows["ts"])))
-    parts = [
-        _definition_list(f"Segments on the last {grain}", _counts(last)),
-        _definition_list("Rows", _counts(rows)),
-        _model_facts(model, generated_at),
-        _silent_segments(last, dimensions, grain),
-    ]
-    return "".join(parts)
-
-
-def _counts(rows: pa.Table) -> dict[str, str]:
-    counts = pc.value_counts(rows["status"]).to_pylist()
-    return {row["values"]: f"{row['counts']:,}" for row in sorted(counts, key=lambda row: -row["counts"])}
-
-
-def _model_facts(model: ModelFacts | None, generated_at: dt.datetime) -> str:
-    if model is None:
-        return "<div><h3>Model</h3><p>The version that made these predictions is no longer in the registry.</p></div>"
-    facts = {
-        "version": f"{model.name} {model.version}",
-        "age": text.count((generated_at - model.registered_at).days, "day"),
-        "trained on": f"{model.trained_start} to {model.trained_end} (exclusive)",
-        "fitted segments": f"{model.segments_fitted:,}",
-    }
-    rates = {n.replace("_", " "): f"{v:.3f}" for n, v in model.metrics.items() if "rate" in n or n.startswith("recall")}
-    return _definition_list("Model", facts | rates)
-
-
-def _silent_segments(last: pa.Table, dimensions: Sequence[str], grain: Grain) -> str:
-    silent = last.filter(pc.not_equal(last["status"], "ok"))
-    if not silent.num_rows:
+def _also(others: Sequence[Event], grain: Grain) -> str:
+    """The next largest events in the order of time."""
+    if not others:
         return ""
-    lines = [
-        f"<li><b>{escape(label(row[d] for d in dimensions))}</b>"
-        f" {escape(row['status'])}: {escape(row['reason'] or '')}</li>"
-        for row in silent.slice(0, _MAX_SILENT).to_pylist()
-    ]
-    more = f"<p>and {silent.num_rows - _MAX_SILENT:,} more</p>" if silent.num_rows > _MAX_SILENT else ""
-    return f"<div class=wide><h3>Not scored on the last {grain}</h3><ul>{''.join(lines)}</ul>{more}</div>"
-
-
-def _definition_list(title: str, facts: Mapping[str, str]) -> str:
-    rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())
-    return f"<div><h3>{escape(title)}</h3><dl>{rows}</dl></div>"
+    named = sorted(others[:_MAX_ALSO], key=lambda event: event.first)
+    spans = "; ".join(text.span(event.first, event.last, grain) for event in named)
+    more = f" and {len(others) - len(named)} more" if len(others) > len(named) else ""
+    return f'<p class="also">also {spans}{more}</p>'

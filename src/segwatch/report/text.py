@@ -10,19 +10,32 @@ import numpy as np
 from segwatch.core.window import Grain
 
 _MINUS = "\N{MINUS SIGN}"
+_LONGEST = 1e15
+# Millions from ten of them on, so that most totals keep all their digits.
+_SHORT = ((1e12, 1e12, "T"), (1e9, 1e9, "B"), (1e7, 1e6, "M"))
 
 
 def number(value: float) -> str:
-    """About four significant digits, thousands apart: `20,984`, `47.5`, `0.0123`; a dash where there is none."""
+    """Whole from a thousand, three digits below: `20,984`, `47.5`, `0.0123`; a dash where there is none."""
     if not math.isfinite(value):
         return "–"
-    if abs(value) >= 1000 or value == round(value):
+    if abs(value) >= _LONGEST:
+        text = f"{value:.2e}".replace("e+", "e")
+    elif abs(value) >= 999.5 or value == round(value):
         text = f"{value:,.0f}"
     elif abs(value) >= 0.001:
         text = f"{value:.3g}"
     else:
         text = f"{value:.2e}".replace("e-0", "e-")
     return text.replace("-", _MINUS) if text != "-0" else "0"
+
+
+def short(value: float) -> str:
+    """A number that fits a headline: `86,372`, `10.8M`, `1T`."""
+    for least, size, name in _SHORT:
+        if least <= abs(value) < _LONGEST:
+            return number(value / size) + name
+    return number(value)
 
 
 def signed(value: float) -> str:
@@ -74,7 +87,20 @@ def span(first: np.datetime64, last: np.datetime64, grain: Grain) -> str:
 
 def count(n: int, noun: str) -> str:
     """`1 day`, `1,234 days`."""
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+    return f"{n:,} {plural(n, noun)}"
+
+
+def plural(n: int, noun: str) -> str:
+    """The noun for so many: `day`, `days`."""
+    return noun if n == 1 else f"{noun}s"
+
+
+def age(elapsed: dt.timedelta) -> str:
+    """`under an hour`, `5 hours`, `3 days`: days from two of them on."""
+    hours = int(elapsed.total_seconds() // 3600)
+    if hours < 1:
+        return "under an hour"
+    return count(hours, "hour") if hours < 48 else count(hours // 24, "day")
 
 
 def _datetime(time: np.datetime64) -> dt.datetime:
