@@ -276,6 +276,19 @@ def test_eight_clients_at_once_all_get_their_own_answers(server, model):
         assert [one[key] for one in got] == pytest.approx([one[key] for one in wanted], rel=1e-9)
 
 
+def test_an_answer_does_not_wait_for_the_client_to_acknowledge_its_head(server):
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=SECONDS)
+    seconds = []
+    for _ in range(40):
+        start = time.monotonic()
+        connection.request("POST", "/predict", json.dumps({"instances": [instance()]}))
+        connection.getresponse().read()
+        seconds.append(time.monotonic() - start)
+    connection.close()
+    # A kernel acknowledges the first segments at once and then waits 40 ms with each.
+    assert min(seconds[20:]) < 0.035
+
+
 def test_health_is_answered_while_large_requests_are_scored(server):
     body = json.dumps({"instances": [{k: 0 if k in FEATURES else v for k, v in instance().items()}] * 5000})
     waits, stop = [], threading.Event()

@@ -381,14 +381,19 @@ def _warmed(bundle: ModelBundle) -> ModelBundle:
 @contextmanager
 def _listener(host: str, port: int) -> Iterator[socket.socket]:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listener = socket.create_server((host, port), family=family)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise BackendError(
-            f"cannot listen on {host} port {port} ({reason}): stop what holds it, or choose others by --host and --port"
-        ) from error
-    with listener:
+    # asyncio sends small answers at once only on sockets that say they are TCP; others wait 40 ms for the client.
+    with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
+        # A restart does not wait for the old server's connections to be forgotten.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+            listener.listen()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise BackendError(
+                f"cannot listen on {host} port {port} ({reason}): stop what holds it, or choose others by --host and"
+                " --port"
+            ) from error
         yield listener
 
 
