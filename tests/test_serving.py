@@ -1,5 +1,6 @@
 """`segwatch serve` as a process of its own, asked over real connections."""
 
+import asyncio
 import contextlib
 import hashlib
 import http.client
@@ -23,6 +24,7 @@ import pyarrow as pa
 import pytest
 
 from segwatch import serving
+from segwatch.console import TextServingObserver
 from segwatch.core.bundle import ModelBundle, Rules, write_bundle
 from segwatch.core.features import FEATURES, FeatureSet
 from segwatch.core.panel import build_panel
@@ -456,6 +458,24 @@ def test_a_bug_is_a_500_and_one_line_and_other_requests_go_on(model, tmp_path):
         [line] = [line for line in running.lines() if line["event"] == "error"]
         assert "bundle.py:" in line["message"] and "ValueError" in line["message"]
         assert running.stop() == 0
+
+
+def test_a_body_that_does_not_arrive_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(serving, "BODY_SECONDS", 0.05)
+    sent = []
+
+    async def receive():
+        await asyncio.Event().wait()
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/predict", "headers": []}
+    observer = TextServingObserver(lambda *_, **__: None)
+    with ThreadPoolExecutor(1) as pool:
+        application = serving.Application("/health", "/predict", observer, pool, bundle=object())
+        asyncio.run(application(scope, receive, send))
+    assert sent[0]["status"] == 408 and b"did not arrive" in sent[1]["body"]
 
 
 def test_open_requests_are_bounded(model, tmp_path):
