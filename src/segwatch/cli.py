@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -17,6 +17,7 @@ from segwatch import __version__
 from segwatch.errors import BackendError, SegwatchError, UsageError
 
 if TYPE_CHECKING:
+    from segwatch.core.bundle import ModelBundle
     from segwatch.registries.base import ModelRegistry
     from segwatch.run import Observer, Run
     from segwatch.settings import Metric, Settings
@@ -492,6 +493,57 @@ def models_rollback(context: typer.Context, metric: MetricOption = None) -> None
     """Make the version that was champion before the champion again."""
     registry, name = _versions(context, metric)
     context.obj.say("models rollback", champion=registry.rollback(name).version)
+
+
+@app.command()
+def serve(
+    context: typer.Context,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A folder or gs:// URI of a model, or a version or alias; default: AIP_STORAGE_URI, champion."
+        ),
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; default: 127.0.0.1.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port; 0: a free one; default: AIP_HTTP_PORT, 8080.")
+    ] = None,
+    metric: MetricOption = None,
+) -> None:
+    """Answer requests for predictions, as Vertex AI asks of a container, until it is stopped."""
+    from segwatch import serving
+    from segwatch.console import JsonServingObserver, TextServingObserver
+    from segwatch.settings import load_serving
+
+    session, asked = context.obj, load_serving()
+    serving.serve(
+        # In a container the port is reached from outside of it; elsewhere nobody outside is let in unasked.
+        host or ("127.0.0.1" if asked.http_port is None else "0.0.0.0"),
+        (asked.http_port or 8080) if port is None else port,
+        asked.health_route,
+        asked.predict_route,
+        _model_source(session, model or asked.storage_uri, metric),
+        (JsonServingObserver if session.log_format is LogFormat.json else TextServingObserver)(session.say),
+    )
+
+
+def _model_source(session: Session, model: str, metric: str | None) -> Callable[[Path], ModelBundle]:
+    """What opens the model; the settings are read only where the registry of a target has it."""
+    from segwatch.core.bundle import ModelBundle
+    from segwatch.registries.base import CHAMPION
+    from segwatch.serving import open_model
+    from segwatch.steps import model_name
+
+    if "/" in model or (model and Path(model).is_dir()):
+        return lambda to: open_model(model, to)
+    settings = session.settings()
+    name, _ = _metric(settings, metric)
+    registry = _registry(session, settings)
+
+    def registered(to: Path) -> ModelBundle:
+        return ModelBundle.open(registry.download(registry.resolve(model_name(name), model or CHAMPION), to))
+
+    return registered
 
 
 @app.command()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from segwatch.core.bundle import ModelBundle
     from segwatch.core.training import Progress
     from segwatch.runner import InferSummary, TrainSummary
 
@@ -51,6 +52,46 @@ class BarObserver:
         with Bars(*columns, console=self._console, transient=True) as bars:
             task = bars.add_task(name, total=total)
             yield lambda n: bars.advance(task, n)
+
+
+class TextServingObserver:
+    """Says where the server listens, what it serves, and the bugs that it meets."""
+
+    def __init__(self, say: Callable[..., None]) -> None:
+        self._say = say
+
+    def listening(self, url: str) -> None:
+        self._say("serve", listening=url)
+
+    def ready(self, bundle: ModelBundle, seconds: float) -> None:
+        self._say("serve", **ready_rows(bundle, seconds))
+
+    def answered(self, method: str, path: str, status: int, seconds: float) -> None:
+        """Nothing: a line for each request is for machines."""
+
+    def failed(self, message: str) -> None:
+        import sys
+
+        sys.stderr.write(f"error: {message}\n")
+
+
+class JsonServingObserver(TextServingObserver):
+    """The same as JSON lines, and one for each request."""
+
+    def answered(self, method: str, path: str, status: int, seconds: float) -> None:
+        say_json("request", method=method, path=path, status=status, milliseconds=round(1000 * seconds, 3))
+
+    def failed(self, message: str) -> None:
+        say_json("error", message=message)
+
+
+def ready_rows(bundle: ModelBundle, seconds: float) -> dict[str, str]:
+    """What is served, as lines of a table."""
+    return {
+        "model": f"{bundle.manifest['metric']}, trained on {bundle.window}",
+        "segments": f"{len(bundle.status):,}, {bundle.status.count('ok'):,} fitted",
+        "ready_after": f"{seconds:.1f} s",
+    }
 
 
 def say_json(event: str, **fields: Any) -> None:

@@ -29,6 +29,7 @@ RunnerName = Literal["local", "kfp-local"]
 
 Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Column = Annotated[str, Field(min_length=1, max_length=300)]
+Route = Annotated[str, Field(pattern=r"^/[^?#\s]*$")]
 
 
 class _Frozen(BaseModel):
@@ -169,6 +170,30 @@ class Settings(BaseSettings):
     def dimensions(self) -> tuple[str, ...]:
         """Dimensions of all metrics, each once, in order: the dimension columns of the predictions table."""
         return tuple(dict.fromkeys(name for metric in self.metrics.values() for name in metric.dimensions))
+
+
+class Serving(BaseSettings):
+    """What Vertex AI asks of a container that serves predictions, in AIP_* variables."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_prefix="AIP_", env_ignore_empty=True)
+
+    http_port: int | None = Field(None, ge=1, le=65535, description="Port to listen on, on every interface")
+    health_route: Route = Field("/health", description="Path of the health checks")
+    predict_route: Route = Field("/predict", description="Path of the requests for predictions")
+    storage_uri: str = Field("", description="Where the model is: gs://BUCKET/FOLDER or a folder")
+
+
+def load_serving() -> Serving:
+    """What the AIP_* variables ask. Raises SettingsError naming the variable that is wrong."""
+    try:
+        serving = Serving()
+    except ValidationError as error:
+        wrong = error.errors(include_url=False)[0]
+        variable = "AIP_" + "_".join(str(part) for part in wrong["loc"]).upper()
+        raise SettingsError(f"the variable {variable} is {wrong['input']!r}: {wrong['msg']}") from error
+    if serving.health_route == serving.predict_route:
+        raise SettingsError(f"AIP_HEALTH_ROUTE and AIP_PREDICT_ROUTE are both {serving.health_route}: they must differ")
+    return serving
 
 
 def _named(things: Mapping[str, _T], name: str, kind: str) -> _T:

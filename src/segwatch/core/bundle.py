@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ from segwatch.errors import DataError, ModelError
 
 PROTOCOL = 1
 SHARD = 500
+DETECTORS = 1024
 _FILES = ("segments.arrow", "vectors.arrow")
 _D = len(FEATURES)
 _VECTORS = pa.schema([("vector", pa.list_(pa.float32(), _D)), ("weight", pa.float64())])
@@ -50,10 +52,11 @@ class Rules:
 
 @dataclass(frozen=True)
 class ModelBundle:
-    """All segments' detectors of one training run, opened from a directory."""
+    """All segments' detectors of one training run, opened from a directory. Threads may share it."""
 
     path: Path
     manifest: Mapping[str, Any]
+    _reading: Lock = field(default_factory=Lock, init=False, repr=False, compare=False)
 
     @classmethod
     def open(cls, path: Path) -> ModelBundle:
@@ -152,15 +155,24 @@ class ModelBundle:
         return lru_cache(maxsize=4)(reader.get_batch)
 
     def detector(self, position: int) -> Detector:
-        """The detector of the segment at a position of `history.segments`.
+        """The detector of the segment at a position of `history.segments`; those used last are kept.
 
         Raises ModelError if that segment was not fitted.
         """
+        return self._detectors(position)
+
+    @cached_property
+    def _detectors(self) -> Callable[[int], Detector]:
+        return lru_cache(maxsize=DETECTORS)(self._read_detector)
+
+    def _read_detector(self, position: int) -> Detector:
         if self.status[position] != "ok":
             label = self.history.segments.labels[position]
             raise ModelError(f"segment {label} has no model: {self.reason[position]}")
         start, count = self._offsets[position]
-        batch = self._shard(position // SHARD).slice(start, count)
+        # Arrow does not promise that one reader serves two threads at once.
+        with self._reading:
+            batch = self._shard(position // SHARD).slice(start, count)
         named = {name: values[position] for name, values in self._parameters.items()}
         return Detector(
             Scaling(named["center"], named["spread"]),
@@ -207,6 +219,11 @@ class ModelBundle:
             p_values[rows] = detector.calibration.p_value(scores[rows])
         return scores, p_values
 
+    def predict(self, segment_ids: Sequence[str], X: Floats) -> tuple[Ints, Floats, Floats]:
+        """Predictions (+1 and -1), scores and p-values (n_rows,) of rows X, with the errors of `score`."""
+        scores, p_values = self.score(segment_ids, X)
+        return np.where(p_values <= self.rules.alpha, -1, 1), scores, p_values
+
     def predict_frame(self, frame: Any) -> Any:
         """A pandas frame of prediction (+1 and -1), score and p_value for a frame of segment_id and the features."""
         import pandas as pd
@@ -217,8 +234,7 @@ class ModelBundle:
                 f"the rows to predict have no column {absent[0]!r}; needed: segment_id, {', '.join(FEATURES)}"
             )
         X = frame[list(FEATURES)].to_numpy(dtype=np.float64)
-        scores, p_values = self.score([str(i) for i in frame["segment_id"]], X)
-        prediction = np.where(p_values <= self.rules.alpha, -1, 1)
+        prediction, scores, p_values = self.predict([str(i) for i in frame["segment_id"]], X)
         return pd.DataFrame({"prediction": prediction, "score": scores, "p_value": p_values}, index=frame.index)
 
 
