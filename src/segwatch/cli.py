@@ -18,6 +18,7 @@ from segwatch.errors import BackendError, SegwatchError, UsageError
 
 if TYPE_CHECKING:
     from segwatch.core.bundle import ModelBundle
+    from segwatch.pipelines.vertex import VertexPipelines
     from segwatch.registries.base import ModelRegistry
     from segwatch.run import Observer, Run
     from segwatch.settings import Metric, Settings
@@ -32,6 +33,12 @@ class LogFormat(StrEnum):
 class Runner(StrEnum):
     local = "local"
     kfp_local = "kfp-local"
+    vertex = "vertex"
+
+
+class Pipeline(StrEnum):
+    train = "train"
+    infer = "infer"
 
 
 app = typer.Typer(
@@ -44,6 +51,8 @@ data_app = typer.Typer(no_args_is_help=True, help="Insert rows of the metric int
 models_app = typer.Typer(no_args_is_help=True, help="The versions of the metric's model.")
 app.add_typer(data_app, name="data")
 app.add_typer(models_app, name="models")
+schedule_app = typer.Typer(no_args_is_help=True, help="When Vertex AI runs the pipelines by itself.")
+app.add_typer(schedule_app, name="schedule")
 
 MetricOption = Annotated[
     str | None, typer.Option("--metric", help="Metric of the settings; needed where they have several.")
@@ -58,6 +67,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be read,
 RunnerOption = Annotated[
     Runner | None, typer.Option("--runner", help="What executes the steps; default: the target's runner.")
 ]
+Wait = Annotated[bool, typer.Option("--wait", help="Follow the job on Vertex AI to its end.")]
 FailOn = Annotated[bool, typer.Option("--fail-on-anomalies", help="Exit with 5 if there are anomalies.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
@@ -295,6 +305,7 @@ def train(
     select: Select = None,
     dry_run: DryRun = False,
     runner: RunnerOption = None,
+    wait: Wait = False,
 ) -> None:
     """Fit every segment on the periods before --as-of and register the model as champion."""
     from segwatch.run import training_window
@@ -304,7 +315,7 @@ def train(
         with _run(context.obj, metric, select) as run:
             context.obj.say("train would do", **plan_training(run, training_window(run, as_of, start)))
     else:
-        _train(context.obj, runner, metric, select, as_of, start)
+        _train(context.obj, runner, metric, select, as_of, start, wait)
 
 
 def _train(
@@ -314,9 +325,11 @@ def _train(
     select: list[str] | None = None,
     as_of: str | None = None,
     start: str | None = None,
+    wait: bool = False,
 ) -> None:
-    if _runner(session, runner) is Runner.kfp_local:
-        session.say("train", **_launch(session, "train", metric, select, as_of=as_of, start=start)["train"])
+    where = _runner(session, runner)
+    if where is not Runner.local:
+        _launch(session, where, "train", metric, select, wait, as_of=as_of, start=start)
         return
     from segwatch.console import train_rows
     from segwatch.run import training_window
@@ -339,6 +352,7 @@ def infer(
     keep_features: Annotated[bool, typer.Option(help="Keep the temporary feature table for a day.")] = False,
     fail_on: FailOn = False,
     runner: RunnerOption = None,
+    wait: Wait = False,
 ) -> None:
     """Score the last complete period before --as-of, or [--start, --end), with the champion."""
     from segwatch.run import scoring_window
@@ -348,7 +362,7 @@ def infer(
         with _run(context.obj, metric, select) as run:
             context.obj.say("infer would do", **plan_inference(run, scoring_window(run, as_of, start, end)))
     else:
-        _infer(context.obj, runner, metric, select, as_of, start, end, keep_features, fail_on)
+        _infer(context.obj, runner, metric, select, as_of, start, end, keep_features, fail_on, wait)
 
 
 def _infer(
@@ -361,21 +375,24 @@ def _infer(
     end: str | None = None,
     keep_features: bool = False,
     fail_on: bool = False,
+    wait: bool = False,
 ) -> None:
-    if _runner(session, runner) is Runner.kfp_local:
-        if keep_features:
-            raise UsageError("--keep-features needs --runner local: a pipeline drops its temporary table in any case")
-        summary = _launch(session, "infer", metric, select, as_of=as_of, start=start, end=end)
-        rows, n_anomalies = summary["infer"], summary["anomalies"]
-    else:
+    where = _runner(session, runner)
+    if where is Runner.local:
         from segwatch.console import infer_rows
         from segwatch.run import scoring_window
         from segwatch.runner import infer
 
         with _run(session, metric, select) as run:
             done = infer(run, scoring_window(run, as_of, start, end), keep_features=keep_features)
-        rows, n_anomalies = infer_rows(done), done.n_anomalies
-    session.say("infer", **rows)
+        session.say("infer", **infer_rows(done))
+        n_anomalies = done.n_anomalies
+    else:
+        if keep_features:
+            raise UsageError("--keep-features needs --runner local: a pipeline drops its temporary table in any case")
+        if fail_on and where is Runner.vertex:
+            raise UsageError("--fail-on-anomalies needs --runner local or kfp-local: a job on Vertex AI does not say")
+        n_anomalies = _launch(session, where, "infer", metric, select, wait, as_of=as_of, start=start, end=end)
     if fail_on and n_anomalies:
         raise typer.Exit(5)
 
@@ -396,8 +413,8 @@ def run_daily(
         why = training_reason(run, scoring_window(run, as_of).end)
     context.obj.say("run", trains=why or "no: the champion is young enough")
     if why:
-        _train(context.obj, runner, metric, as_of=as_of)
-    _infer(context.obj, runner, metric, as_of=as_of, fail_on=fail_on)
+        _train(context.obj, runner, metric, as_of=as_of, wait=True)
+    _infer(context.obj, runner, metric, as_of=as_of, fail_on=fail_on, wait=True)
 
 
 def _runner(session: Session, wanted: Runner | None) -> Runner:
@@ -406,20 +423,38 @@ def _runner(session: Session, wanted: Runner | None) -> Runner:
 
 
 def _launch(
-    session: Session, pipeline: str, metric: str | None, select: list[str] | None, **options: str | None
-) -> dict[str, Any]:
-    """A pipeline ran on this machine; its summary."""
+    session: Session,
+    where: Runner,
+    pipeline: str,
+    metric: str | None,
+    select: list[str] | None,
+    wait: bool,
+    **options: str | None,
+) -> int:
+    """A pipeline ran on this machine, or was handed to Vertex AI; how many anomalies it told of."""
     import secrets
 
     from segwatch.core.segment import parse_selection
-    from segwatch.pipelines.launch import run_locally
 
     settings = session.settings().for_target(session.target)
     name, chosen = _metric(settings, metric)
     parse_selection(select or [], chosen.dimensions)
+    given: dict[str, Any] = {option: value for option, value in options.items() if value is not None}
+    if where is Runner.vertex:
+        from segwatch.pipelines.vertex import VertexPipelines
+
+        pipelines = VertexPipelines(settings)
+        job = pipelines.submit(pipeline, name, select=select or [], **given)
+        session.say(pipeline, job=job.name, console=job.console)
+        if wait:
+            pipelines.wait(job, session.tell)
+        return 0
+    from segwatch.pipelines.launch import run_locally
+
     root = session.workspace / f"{pipeline}_{secrets.token_hex(6)}"
-    given = {option: value for option, value in options.items() if value is not None}
-    return run_locally(pipeline, settings, root, session.tell, metric=name, select=select or [], **given)
+    summary = run_locally(pipeline, settings, name, root, session.tell, select=select or [], **given)
+    session.say(pipeline, **summary[pipeline])
+    return int(summary.get("anomalies", 0))
 
 
 @app.command("compile")
@@ -435,6 +470,62 @@ def compile_(
     name, _ = _metric(settings, metric)
     files = compile_pipelines(settings, name, output)
     context.obj.say("compile", wrote=", ".join(str(file) for file in files))
+
+
+def _pipelines(context: typer.Context, metric: str | None) -> tuple[VertexPipelines, str]:
+    from segwatch.pipelines.vertex import VertexPipelines
+
+    settings = context.obj.settings().for_target(context.obj.target)
+    name, _ = _metric(settings, metric)
+    return VertexPipelines(settings), name
+
+
+@schedule_app.command("set")
+def schedule_set(
+    context: typer.Context,
+    pipeline: Annotated[Pipeline, typer.Argument(help="train or infer.")],
+    cron: Annotated[str, typer.Option("--cron", help="When, as five fields: '0 5 * * *' is 05:00 each day.")],
+    time_zone: Annotated[str, typer.Option("--time-zone", help="Time zone of --cron.")] = "Etc/UTC",
+    metric: MetricOption = None,
+) -> None:
+    """Let Vertex AI run a pipeline at fixed times, in place of the schedule that it had."""
+    pipelines, name = _pipelines(context, metric)
+    one = pipelines.schedule(pipeline.value, name, cron, time_zone)
+    context.obj.say(
+        "schedule set", pipeline=one.pipeline, metric=one.metric, cron=one.cron, state=one.state, next=one.next_run
+    )
+
+
+@schedule_app.command("list")
+def schedule_list(context: typer.Context, metric: MetricOption = None) -> None:
+    """Print the schedules: pipeline, metric, cron, state, next run."""
+    pipelines, name = _pipelines(context, metric)
+    for one in pipelines.schedules(name):
+        typer.echo(f"{one.pipeline}\t{one.metric}\t{one.cron}\t{one.state}\t{one.next_run}")
+
+
+@schedule_app.command("pause")
+def schedule_pause(context: typer.Context, pipeline: Pipeline, metric: MetricOption = None) -> None:
+    """Let a pipeline run no more until `schedule resume`."""
+    pipelines, name = _pipelines(context, metric)
+    pipelines.pause(pipeline.value, name)
+    context.obj.say("schedule pause", paused=f"{pipeline.value} of {name}")
+
+
+@schedule_app.command("resume")
+def schedule_resume(context: typer.Context, pipeline: Pipeline, metric: MetricOption = None) -> None:
+    """Let a paused pipeline run again."""
+    pipelines, name = _pipelines(context, metric)
+    pipelines.resume(pipeline.value, name)
+    context.obj.say("schedule resume", resumed=f"{pipeline.value} of {name}")
+
+
+@schedule_app.command("delete")
+def schedule_delete(context: typer.Context, pipeline: Pipeline, metric: MetricOption = None) -> None:
+    """Remove a pipeline's schedule."""
+    pipelines, name = _pipelines(context, metric)
+    pipelines.unschedule(pipeline.value, name)
+    context.obj.say("schedule delete", deleted=f"{pipeline.value} of {name}")
 
 
 def _versions(context: typer.Context, metric: str | None) -> tuple[ModelRegistry, str]:

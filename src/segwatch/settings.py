@@ -25,7 +25,7 @@ _DEFAULT_MIN_HISTORY: dict[Grain, int] = {"day": 90, "hour": 1008}
 
 _T = TypeVar("_T")
 
-RunnerName = Literal["local", "kfp-local"]
+RunnerName = Literal["local", "kfp-local", "vertex"]
 
 Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Column = Annotated[str, Field(min_length=1, max_length=300)]
@@ -54,6 +54,9 @@ class Google(_Frozen):
     maximum_bytes_billed: int = Field(
         200_000_000_000, ge=0, description="Bytes that one query may read before BigQuery refuses it; 0: any number"
     )
+    service_account: str = Field("", description="Service account that pipelines run as, by its e-mail address")
+    network: str = Field("", description="VPC network of pipelines: projects/NUMBER/global/networks/NAME")
+    encryption_key: str = Field("", description="Cloud KMS key of pipelines and models, by its resource name")
     labels: dict[str, str] = Field(default_factory=dict, description="Labels of all that segwatch makes")
     endpoints: Endpoints = Field(default_factory=Endpoints, description="Other addresses of Google's services")
 
@@ -74,7 +77,7 @@ class Target(_Frozen):
     registry: str = Field(description="Model registry: sqlite:///FILE or the URL of an MLflow server")
     bucket: str = Field("", description="Where models and the artifacts of runs are kept: gs://BUCKET/FOLDER")
     google: Google = Field(default_factory=Google, description="The Google Cloud project of a target")
-    runner: RunnerName = Field("local", description="What executes the steps: local (in process), kfp-local")
+    runner: RunnerName = Field("local", description="What executes the steps: local (in process), kfp-local, vertex")
     shards: int = Field(1, ge=1, le=64, description="Parts that a pipeline trains apart, at the same time")
     image: str = Field("segwatch", description="Container image in which a pipeline's steps run")
     steps: dict[str, Step] = Field(

@@ -8,8 +8,9 @@ import json
 import re
 import shutil
 import sys
+import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,32 +22,44 @@ _EXECUTING = re.compile(r"Executing task \S*'([\w-]+)'")
 _COLOURS = re.compile(r"\x1b\[\d*m")
 
 
-def parameters(settings: Settings, metric: str | None) -> dict[str, Any]:
-    """Values of the parameters that both pipelines have, from the settings' default target."""
-    named = {} if metric is None else {"metric": metric}
-    return {"settings": settings.model_dump_json(), "image": settings.target(None).image, "select": [], **named}
+def parameters_of(pipeline: str, settings: Settings, metric: str) -> dict[str, Any]:
+    """Values of the parameters of `train` or `infer`, from the settings' default target."""
+    target = settings.target(None)
+    common = {"settings": settings.model_dump_json(), "metric": metric, "image": target.image, "select": []}
+    return common | ({"shards": list(range(target.shards))} if pipeline == "train" else {})
 
 
-def compile_pipelines(settings: Settings, metric: str | None, folder: Path) -> list[Path]:
+def compile_pipelines(settings: Settings, metric: str, folder: Path) -> list[Path]:
     """The folder holds both pipelines as YAML, with the settings' values as defaults; returns the files.
 
     Raises SettingsError if the extra `kfp` is not installed.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    return [_compile(name, settings, metric, folder / f"segwatch-{name}.yaml") for name in ("train", "infer")]
+
+
+def specification(pipeline: str, settings: Settings) -> dict[str, Any]:
+    """The compiled pipeline `train` or `infer` as the document that Vertex AI runs."""
+    import yaml
+
+    with tempfile.TemporaryDirectory() as folder:
+        text = _compile(pipeline, settings, None, Path(folder) / "pipeline.yaml").read_text(encoding="utf-8")
+    document: dict[str, Any] = next(iter(yaml.safe_load_all(text)))
+    return document
+
+
+def _compile(pipeline: str, settings: Settings, metric: str | None, to: Path) -> Path:
     compiler = _kfp("kfp.compiler")
     from kfp.dsl import PIPELINE_JOB_SCHEDULE_TIME_UTC_PLACEHOLDER as SCHEDULED
 
-    values = parameters(settings, metric)
-    folder.mkdir(parents=True, exist_ok=True)
-    files = []
-    for name, build in _pipelines().items():
-        files.append(folder / f"segwatch-{name}.yaml")
-        own = {"shards": _shards(settings)} if name == "train" else {}
-        compiler.Compiler().compile(build(settings, SCHEDULED), str(files[-1]), pipeline_parameters=values | own)
-    return files
+    values = None if metric is None else parameters_of(pipeline, settings, metric)
+    built = _pipelines()[pipeline](settings, SCHEDULED)
+    compiler.Compiler().compile(built, str(to), pipeline_parameters=values)
+    return to
 
 
 def run_locally(
-    name: str, settings: Settings, root: Path, say: Callable[[str], None], **options: Any
+    name: str, settings: Settings, metric: str, root: Path, say: Callable[[str], None], **options: Any
 ) -> dict[str, Any]:
     """The pipeline `train` or `infer` ran on this machine; returns the summary that its last step wrote.
 
@@ -54,7 +67,6 @@ def run_locally(
     which step begins. Raises the error of the step that failed.
     """
     local = _kfp("kfp.local")
-    own = {"shards": _shards(settings)} if name == "train" else {}
     root.mkdir(parents=True)
     log = _Log(say)  # before the streams are redirected, as it tells of steps on the one there is now
     with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log), warnings.catch_warnings():
@@ -63,7 +75,7 @@ def run_locally(
         local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root), raise_on_error=True)
         pipeline = _pipelines()[name](settings, "")
         try:
-            pipeline(**parameters(settings, None) | own | options)
+            pipeline(**parameters_of(name, settings, metric) | options)
         except RuntimeError as error:
             (root / "log.txt").write_text(log.getvalue(), encoding="utf-8")
             raise _failure(log.getvalue(), root / "log.txt") from error
@@ -86,10 +98,6 @@ def _kfp(module: str) -> Any:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise SettingsError(f"the module {error.name} is missing: pip install 'segwatch[kfp]'") from error
-
-
-def _shards(settings: Settings) -> Sequence[int]:
-    return list(range(settings.target(None).shards))
 
 
 class _Log(io.StringIO):
