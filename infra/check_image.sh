@@ -33,6 +33,8 @@ run() { # shellcheck disable=SC2086
 if [ -n "${STAND_IN:-}" ]; then
   make_stand_in
   BUILD_FLAGS="--pull=never --network=host --isolation=chroot $BUILD_FLAGS"
+  # Inside of a container or a sandbox no limit can be raised, only lowered.
+  RUN_FLAGS="--ulimit nofile=1024:1024 --ulimit nproc=1024:1024 $RUN_FLAGS"
 fi
 started=$(date +%s)
 # shellcheck disable=SC2086

@@ -1,5 +1,4 @@
 resource "google_artifact_registry_repository" "images" {
-  #checkov:skip=CKV_GCP_84:A key of your own is optional: kms_key_name.
   project       = var.project_id
   location      = var.location
   repository_id = "segwatch-${var.env}"

@@ -1,5 +1,4 @@
 resource "google_bigquery_dataset" "segwatch" {
-  #checkov:skip=CKV_GCP_81:A key of your own is optional: kms_key_name.
   project                    = var.project_id
   dataset_id                 = var.dataset_id
   location                   = var.location
@@ -18,7 +17,6 @@ resource "google_bigquery_dataset" "segwatch" {
 # Tables inherit the dataset's key.
 resource "google_bigquery_table" "predictions" {
   #checkov:skip=CKV_GCP_80:Encrypted by the dataset's key, which is optional: kms_key_name.
-  #checkov:skip=CKV_GCP_121:On in prod; elsewhere an environment can be destroyed with its tables.
   project             = var.project_id
   dataset_id          = google_bigquery_dataset.segwatch.dataset_id
   table_id            = var.predictions_table
@@ -41,7 +39,6 @@ resource "google_bigquery_table" "predictions" {
 
 resource "google_bigquery_table" "metric" {
   #checkov:skip=CKV_GCP_80:Encrypted by the dataset's key, which is optional: kms_key_name.
-  #checkov:skip=CKV_GCP_121:On in prod; elsewhere an environment can be destroyed with its tables.
   for_each = local.metric_tables
 
   project             = var.project_id
