@@ -64,7 +64,7 @@ def read_module(path: Path) -> Module:
     for file in sorted(path.glob("*.tf")):
         try:
             document = _parsed(file.read_text(encoding="utf-8"))
-        except Exception as error:  # noqa: BLE001 - the parser names no common class
+        except Exception as error:
             raise ValueError(f"{file} cannot be parsed: {error}") from error
         for kind, entries in document.items():
             blocks.setdefault(kind, []).extend(entries)
@@ -172,7 +172,9 @@ def _call_problems(module: Module, name: str, call: Block) -> Iterator[str]:
 
 def _reference_problems(module: Module, schema: dict[str, Any]) -> Iterator[str]:
     variables, calls = module.named("variable"), module.named("module")
-    outputs = {name: read_module((module.path / call["source"]).resolve()).named("output") for name, call in calls.items()}
+    outputs = {
+        name: read_module((module.path / call["source"]).resolve()).named("output") for name, call in calls.items()
+    }
     made = {("" if kind == "resource" else "data.") + f"{type_}.{name}": schema[kind].get(type_)
             for kind in ("resource", "data") for type_, name, _ in module.typed(kind)}  # fmt: skip
     used: set[tuple[str, str]] = set()

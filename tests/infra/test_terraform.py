@@ -61,20 +61,55 @@ def test_every_block_fits_the_provider_and_every_module_its_callers():
         ("modules/storage/main.tf", "age = 7", "age = [7]", "age must be a number"),
         ("modules/storage/main.tf", "versioning {", "versioning {\n  }\n  versioning {", "versioning can stand once"),
         ("modules/bigquery/main.tf", 'type  = "DAY"\n', "\n", "time_partitioning needs type"),
-        ("modules/bigquery/main.tf", "google_bigquery_dataset.segwatch.dataset_id", "google_bigquery_dataset.segwatch.datasetid", "has no attribute datasetid"),
-        ("modules/bigquery/main.tf", "google_bigquery_dataset.segwatch.dataset_id", "google_bigquery_dataset.segwotch.dataset_id", "there is no google_bigquery_dataset.segwotch"),
-        ("modules/bigquery/main.tf", 'resource "google_bigquery_table" "metric"', 'resource "google_bigquery_tables" "metric"', "run extract.py"),
+        (
+            "modules/bigquery/main.tf",
+            "google_bigquery_dataset.segwatch.dataset_id",
+            "google_bigquery_dataset.segwatch.datasetid",
+            "has no attribute datasetid",
+        ),
+        (
+            "modules/bigquery/main.tf",
+            "google_bigquery_dataset.segwatch.dataset_id",
+            "google_bigquery_dataset.segwotch.dataset_id",
+            "there is no google_bigquery_dataset.segwotch",
+        ),
+        (
+            "modules/bigquery/main.tf",
+            'resource "google_bigquery_table" "metric"',
+            'resource "google_bigquery_tables" "metric"',
+            "run extract.py",
+        ),
         ("modules/bigquery/main.tf", "local.mark", "local.marks", "there is no local marks"),
-        ("modules/segwatch/main.tf", "  editors           = { pipeline = module.iam.pipeline_member }\n", "", "bigquery needs the variable editors"),
-        ("modules/segwatch/main.tf", "  dataset_id        =", "  dataset           =", "bigquery has no variable dataset"),
-        ("modules/segwatch/main.tf", "module.iam.deployer_member", "module.iam.deploy_member", "iam has no output deploy_member"),
+        (
+            "modules/segwatch/main.tf",
+            "  editors           = { pipeline = module.iam.pipeline_member }\n",
+            "",
+            "bigquery needs the variable editors",
+        ),
+        (
+            "modules/segwatch/main.tf",
+            "  dataset_id        =",
+            "  dataset           =",
+            "bigquery has no variable dataset",
+        ),
+        (
+            "modules/segwatch/main.tf",
+            "module.iam.deployer_member",
+            "module.iam.deploy_member",
+            "iam has no output deploy_member",
+        ),
         ("modules/segwatch/main.tf", 'source = "../storage"', 'source = "../store"', "holds no .tf file"),
         ("modules/segwatch/main.tf", "  extra_apis = var.extra_apis\n", "", "nothing uses the variable extra_apis"),
-        ("modules/segwatch/outputs.tf", "module.storage.bucket", "module.storage.buckets", "storage has no output buckets"),
+        (
+            "modules/segwatch/outputs.tf",
+            "module.storage.bucket",
+            "module.storage.buckets",
+            "storage has no output buckets",
+        ),
         ("envs/prod/main.tf", "var.bucket_name", "var.bucket", "there is no variable bucket"),
         ("modules/iam/versions.tf", "~> 6.50", ">= 6", "does not pin hashicorp/google to ~> 6.50"),
     ],
-)  # fmt: skip
+)
 def test_the_check_names_what_is_broken(copy, file, old, new, said):
     found = copy(file, old, new)
     assert any(said in problem and problem.startswith(str(Path(file).parent)) for problem in found), found
@@ -166,6 +201,10 @@ def test_terraform_files_are_formatted():
     if shutil.which("terraform") is None and not os.environ.get("SEGWATCH_NO_SKIP"):
         pytest.skip("terraform is not installed")
     said = subprocess.run(
-        ["terraform", "fmt", "-check", "-recursive", str(INFRA)], capture_output=True, text=True, timeout=60, check=False
+        ["terraform", "fmt", "-check", "-recursive", str(INFRA)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert (said.returncode, said.stdout) == (0, "")
