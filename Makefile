@@ -90,11 +90,12 @@ $(VENV)/installed-infra: infra/requirements.txt
 	$(VENV)/infra/bin/pip install --quiet --no-cache-dir -r $<
 	@touch $@
 
-infra-check: $(VENV)/installed-infra ## Lint infra/ and the Dockerfile
+infra-check: $(VENV)/installed-infra ## Lint infra/ and the Dockerfile, plan an empty project
 	$(if $(shell command -v $(TERRAFORM) 2>/dev/null),,$(error $(TERRAFORM) is not installed: install it or name it with TERRAFORM=))
 	$(TERRAFORM) fmt -check -recursive infra
 	$(VENV)/infra/bin/checkov --skip-download --quiet --compact --directory infra
 	$(VENV)/infra/bin/hadolint Dockerfile
+	$(VENV)/infra/bin/python infra/schema/validate.py
 
 format: $(VENV)/installed-dev ## Format the code
 	$(BIN)/ruff format .

@@ -1,3 +1,4 @@
+import html
 import json
 import re
 import subprocess
@@ -69,3 +70,13 @@ def test_the_image_is_pinned_has_no_root_and_takes_only_what_it_is_made_of():
     copied = set(re.findall(r"^COPY (?!--from)(.+) \S+$", dockerfile, re.M))
     assert {f"!{name}" for names in copied for name in names.split()} <= set(ignored)
     assert "*" in ignored
+
+
+def test_the_drawing_was_drawn_from_its_source():
+    source = (ROOT / "docs" / "infrastructure.dot").read_text(encoding="utf-8")
+    lines = {line.strip() for label in re.findall(r'label="([^"]+)"', source) for line in label.split(r"\n")}
+    drawn = (ROOT / "docs" / "infrastructure.svg").read_text(encoding="utf-8")
+    texts = {
+        html.unescape(text).replace("\xa0", " ").strip() for text in re.findall(r"<text[^>]*>([^<]*)</text>", drawn)
+    }
+    assert lines == texts

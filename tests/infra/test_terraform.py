@@ -148,6 +148,14 @@ def test_environments_differ_only_in_their_name(env):
         assert (folder / path.name).read_text(encoding="utf-8") == expected
 
 
+def test_the_readme_gives_a_reason_for_every_role_and_names_every_variable():
+    readme = (INFRA / "README.md").read_text(encoding="utf-8")
+    text = "".join(path.read_text(encoding="utf-8") for path in INFRA.rglob("*.tf"))
+    roles = set(re.findall(r'"roles/([\w.]+)"', text))
+    variables = CHECK.read_module(INFRA / "envs" / "dev").named("variable")
+    assert [name for name in sorted({*roles, *variables}) if f"`{name}`" not in readme] == []
+
+
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory):
     """What Terraform itself makes of tables.tf for the dimensions b and a."""
