@@ -30,15 +30,15 @@ def credentials(google: Google, endpoint: str = "") -> Credentials:
     Raises BackendError if this machine has none, SettingsError if the extra `gcp` is not installed.
     """
     try:
-        import google.auth
+        # Not `import google.auth`: that would make `google` the package here, no longer the settings.
         from google.auth import credentials as kinds
-        from google.auth import exceptions, impersonated_credentials
+        from google.auth import default, exceptions, impersonated_credentials
     except ModuleNotFoundError as error:
         raise missing_extra(error) from error
     if is_emulator(endpoint):
         return kinds.AnonymousCredentials()
     try:
-        found, _ = google.auth.default(scopes=[_SCOPE])
+        found, _ = default(scopes=[_SCOPE])
     except exceptions.DefaultCredentialsError as error:
         raise BackendError(f"there are no Google credentials on this machine: {_LOGIN}") from error
     if not google.impersonate:
@@ -79,7 +79,9 @@ def explain(error: Exception, place: str) -> BackendError:
         case api.Unauthorized() | api.Unauthenticated():
             return BackendError(f"{place}: Google did not accept the credentials: {_LOGIN} ({said})")
         case api.TooManyRequests() | api.ResourceExhausted():
-            return BackendError(f"{place}: a quota is used up: try again later, or ask for more ({said})", retryable=True)
+            return BackendError(
+                f"{place}: a quota is used up: try again later, or ask for more ({said})", retryable=True
+            )
         case api.Forbidden() | api.PermissionDenied():
             return _forbidden(said, place)
         case api.NotFound():
