@@ -125,7 +125,8 @@ def _warehouse(session: Session, settings: Settings) -> Iterator[Warehouse]:
 def _registry(session: Session, settings: Settings) -> ModelRegistry:
     from segwatch.registries import open_registry
 
-    return open_registry(settings.target(session.target).registry)
+    target = settings.target(session.target)
+    return open_registry(target.registry, target.bucket, target.google, target.image)
 
 
 def _metric(settings: Settings, name: str | None) -> tuple[str, Metric]:

@@ -59,9 +59,10 @@ class Target(_Frozen):
     """Where a run reads, writes and keeps its models."""
 
     warehouse: str = Field(description="URL of the warehouse: duckdb:///FILE, relative to the settings file")
-    registry: str = Field(description="Model registry: sqlite:///FILE or the URL of an MLflow server")
+    registry: str = Field(description="Model registry: sqlite:///FILE, the URL of an MLflow server, or vertex")
     bucket: str = Field("", description="Where models and the artifacts of runs are kept: gs://BUCKET/FOLDER")
     google: Google = Field(default_factory=Google, description="The Google Cloud project of a target")
+    image: str = Field("", description="Container image of segwatch: steps and serving")
     runner: Literal["local"] = Field("local", description="What executes the steps: local (in process)")
 
 

@@ -261,8 +261,7 @@ class Storage:
             try:
                 yield
             except OSError as error:
-                reason = error.strerror or type(error).__name__
-                raise BackendError(f"{error.filename or uri} cannot be read or written: {reason}") from error
+                raise _unreadable(error, uri) from error
             return
         # Asked for first, so that a missing extra is told as such.
         _ = self._bucket_store
@@ -277,13 +276,24 @@ class Storage:
                 yield
             except (HttpError, ChecksumError, NonRetryableError, GoogleAuthError, ValueError) as error:
                 raise _explained(error, uri) from error
-            except (requests.RequestException, aiohttp.ClientError, FSTimeoutError, TimeoutError) as error:
+            except (
+                requests.RequestException,
+                aiohttp.ClientError,
+                FSTimeoutError,
+                TimeoutError,
+                ConnectionError,
+            ) as error:
                 raise _explained(error, uri) from error
             except OSError as error:
                 # The library's own carry no number; a full disk or a lost file here does.
-                if error.errno is not None:
-                    raise
-                raise _explained(error, uri) from error
+                raise (_explained if error.errno is None else _unreadable)(error, uri) from error
+
+
+def _unreadable(error: OSError, uri: str) -> BackendError:
+    return BackendError(
+        f"{error.filename or uri} cannot be read or written: {error.strerror or type(error).__name__}; free the disk or"
+        " mend its rights"
+    )
 
 
 def _in_bucket(uri: str) -> bool:
