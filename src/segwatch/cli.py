@@ -160,7 +160,21 @@ def _run(session: Session, metric: str | None, select: list[str] | None) -> Iter
             session.settings_path.absolute().parent / ".segwatch" / "runs",
             session.observer(),
             selection,
+            _git_revision(),
         )
+
+
+def _git_revision() -> str:
+    """The commit that the working directory is at; empty where it is in no repository."""
+    import subprocess
+
+    try:
+        asked = subprocess.run(
+            ["git", "rev-parse", "--verify", "--quiet", "HEAD"], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return asked.stdout.strip() if asked.returncode == 0 else ""
 
 
 def _day(text: str | None, run: Run) -> np.datetime64:

@@ -42,7 +42,8 @@ class Observer(Protocol):
 class Run:
     """One run on one metric: its places, its identity and its clock.
 
-    workspace: directory in which the run has a directory of its own. now: UTC.
+    workspace: directory in which the run has a directory of its own. now: UTC. git_revision: of the working
+    directory, empty where it is in no repository.
     """
 
     run_id: str
@@ -55,6 +56,7 @@ class Run:
     workspace: Path
     observer: Observer
     selection: Selection = field(default_factory=dict)
+    git_revision: str = ""
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,14 @@ def train(run: Run, window: Window) -> TrainSummary:
         with clock.step("evaluate", min(SAMPLE, len(panel.segments))) as progress:
             metrics = steps.evaluate(work / "panel", run.metric, progress)
         with clock.step("register"):
-            version = steps.register(run.registry, bundle, metrics, run.run_id)
+            version = steps.register(
+                run.registry,
+                bundle,
+                metrics,
+                run.run_id,
+                settings_digest=steps.settings_digest(run.metric),
+                git_revision=run.git_revision,
+            )
             if not run.selection:
                 version = run.registry.promote(version.name, version.version)
         counts = dict(bundle.manifest["counts"])

@@ -151,6 +151,8 @@ class Door:
 class _Handler(BaseHTTPRequestHandler):
     door: Door
     protocol_version = "HTTP/1.1"
+    # Head and body in one packet: in two, each answer waits 40 ms for an acknowledgement.
+    wbufsize = 65536
 
     def log_message(self, *_: Any) -> None:
         pass

@@ -136,7 +136,9 @@ class VertexFake:
         self.route("GET", rf"{_MODEL}:listVersions", self._list_versions)
         self.route("POST", rf"{_MODEL}:mergeVersionAliases", self._merge_aliases)
         self.route("DELETE", rf"{_MODEL}:deleteVersion", self._delete_version)
-        self.route("GET", rf"{_PLACE}(?:/models/[^/]+)?/operations/(?P<operation>[^/]+)", self._operation)
+        # The library looks for operations below /ui.
+        operations = _PLACE.replace("/v1/", "/(?:v1|ui)/") + r"(?:/[a-zA-Z]+/[^/]+)?/operations/(?P<operation>[^/]+)"
+        self.route("GET", operations, self._operation)
 
     def answer(self, method: str, target: str, body: bytes) -> tuple[int, bytes]:
         url = urlsplit(target)
@@ -383,6 +385,8 @@ def _filter(text: str) -> Callable[[Any], bool]:
 class _Handler(BaseHTTPRequestHandler):
     fake: VertexFake
     protocol_version = "HTTP/1.1"
+    # Head and body in one packet: in two, each answer waits 40 ms for an acknowledgement.
+    wbufsize = 65536
 
     def log_message(self, *_: Any) -> None:
         pass

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segwatch.errors import BackendError, ModelError, SegwatchError, SettingsError
-from segwatch.google import credentials, missing_extra, translated
+from segwatch.google import credentials, is_emulator, missing_extra, translated
 from segwatch.registries.base import CHAMPION, ModelVersion
 from segwatch.settings import Google
 from segwatch.storage import Storage
@@ -175,7 +175,9 @@ class VertexRegistry:
         endpoint = self._google.endpoints.vertex
         return ModelServiceClient(
             credentials=credentials(self._google, endpoint),
-            transport="rest",
+            # Emulators speak REST on plain http. Elsewhere gRPC, the library's own choice: over REST it looks for
+            # operations at an address that is documented nowhere.
+            transport="rest" if is_emulator(endpoint) else "grpc",
             client_options=ClientOptions(
                 api_endpoint=endpoint.rstrip("/") or f"{self._google.location}-aiplatform.googleapis.com"
             ),
