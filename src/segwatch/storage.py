@@ -315,7 +315,7 @@ def _path(uri: str, name: str = "") -> str:
 
 def _explained(error: Exception, uri: str) -> BackendError:
     """The library's error in segwatch's words."""
-    from gcsfs.retry import HttpError
+    from gcsfs.retry import ChecksumError, HttpError
     from google.api_core import exceptions as api
 
     said = str(error)
@@ -325,6 +325,8 @@ def _explained(error: Exception, uri: str) -> BackendError:
             return BackendError(f"{place} is not there: make it, or correct `bucket` in segwatch.toml")
         case FileExistsError():
             return BackendError(f"{place} holds {said} already, with other bytes: try again", retryable=True)
+        case ChecksumError():
+            return BackendError(f"{place} got other bytes than were sent: try again", retryable=True)
         case HttpError() if isinstance(error.code, int):
             return explain(api.from_http_status(error.code, said), place)
         case OSError() if said.startswith("Forbidden"):

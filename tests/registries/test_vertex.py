@@ -392,6 +392,8 @@ def test_a_missing_setting_is_named(bucket_uri: str, project: str, key: str) -> 
 def test_without_an_image_nothing_is_registered(bucket: Bucket, google: Google, fake: VertexFake, bundle: Path) -> None:
     with pytest.raises(SettingsError, match="set `image` of the target"):
         register(open_registry("vertex", bucket.uri, google), bundle)
+    with pytest.raises(SettingsError, match="set `image` of the target"):
+        open_registry("vertex", bucket.uri, google).create()
     assert (fake.calls, bucket.door.names(bucket.uri)) == ([], [])
 
 
@@ -437,8 +439,9 @@ def python(code: str, *arguments: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", code, *arguments], env={**os.environ, "PYTHONPATH": source})
 
 
+@pytest.mark.parametrize("n", [2, 3], ids=["a file", "the contents"])
 def test_kill_9_amid_a_register_leaves_nothing_registered_and_the_next_run_is_right(
-    registry: ModelRegistry, google: Google, bucket: Bucket, bundle: Path, tmp_path: Path
+    registry: ModelRegistry, google: Google, bucket: Bucket, bundle: Path, tmp_path: Path, n: int
 ) -> None:
     register(registry, bundle)
     registry.promote(NAME, "1")
@@ -448,7 +451,7 @@ def test_kill_9_amid_a_register_leaves_nothing_registered_and_the_next_run_is_ri
         "registry = open_registry('vertex', sys.argv[1], Google.model_validate_json(sys.argv[2]), 'image');"
         f"registry.register({NAME!r}, Path(sys.argv[3]), parameters={{}}, metrics={{}}, tags={{}})"
     )
-    reached = bucket.door.hang(UPLOADS, 2)
+    reached = bucket.door.hang(UPLOADS, n)
     with python(code, f"{bucket.uri}/models-of-all", google.model_dump_json(), str(bundle)) as process:
         assert reached.wait(60)
         process.kill()

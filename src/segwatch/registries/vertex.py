@@ -60,7 +60,8 @@ class VertexRegistry:
         self._storage = Storage(google)
 
     def create(self) -> None:
-        """Vertex's registry is always there; the bucket must be."""
+        """Vertex's registry is always there; the bucket must be, and what a version cannot be made without."""
+        self._require_image()
         self._storage.require(self._root)
 
     def register(
@@ -72,11 +73,7 @@ class VertexRegistry:
         metrics: Mapping[str, float],
         tags: Mapping[str, str],
     ) -> ModelVersion:
-        if not self._image:
-            raise SettingsError(
-                "Vertex AI takes no model without a container that serves it: set `image` of the target to the"
-                " address of segwatch's container image"
-            )
+        self._require_image()
         with translated(self._place):
             is_new = self._own_model(name) is None
         uri = self._storage.upload(bundle, self._folder(name), _notes(parameters, metrics, tags))
@@ -206,6 +203,13 @@ class VertexRegistry:
             return self._client.get_model(name=resource, **self._patiently)
         except NotFound:
             return None
+
+    def _require_image(self) -> None:
+        if not self._image:
+            raise SettingsError(
+                "Vertex AI takes no model without a container that serves it: set `image` of the target to the"
+                " address of segwatch's container image"
+            )
 
     def _own_model(self, name: str) -> Model | None:
         """The model of that name. Raises ModelError if segwatch did not make it."""
