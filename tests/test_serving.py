@@ -13,7 +13,6 @@ import subprocess
 import sys
 import threading
 import time
-import types
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +33,7 @@ from segwatch.core.window import Window
 from segwatch.errors import SettingsError
 from segwatch.registries import open_registry
 from segwatch.settings import load_serving
+from segwatch.storage import Storage
 
 DIMENSIONS = ("country", "channel")
 FITTED = [("it", "ads"), ("it", NULL), ("de", "ads"), ("fr", "ads")]
@@ -505,18 +505,11 @@ def test_the_champion_of_the_settings_is_served_by_default_and_a_version_by_its_
             assert running.stop() == 0
 
 
-def test_a_model_in_cloud_storage_is_downloaded_first(model, tmp_path, monkeypatch):
-    asked = []
-
-    def download(uri, to):
-        asked.append(uri)
-        shutil.copytree(model, to)
-
-    storage = types.ModuleType("segwatch.storage")
-    storage.download = download
-    monkeypatch.setitem(sys.modules, "segwatch.storage", storage)
-    bundle = serving.open_model("gs://bucket/model", tmp_path / "to")
-    assert asked == ["gs://bucket/model"] and bundle.path == tmp_path / "to"
+def test_a_model_in_cloud_storage_is_downloaded_first(model, tmp_path, bucket):
+    uri = Storage(bucket.google).upload(model, f"{bucket.uri}/models")
+    bundle = serving.open_model(uri, tmp_path / "to", bucket.google)
+    assert bundle.path == tmp_path / "to"
+    assert bundle.manifest == ModelBundle.open(model).manifest
 
 
 @pytest.mark.parametrize(

@@ -156,7 +156,8 @@ def _warehouse(session: Session, settings: Settings) -> Iterator[Warehouse]:
 def _registry(session: Session, settings: Settings) -> ModelRegistry:
     from segwatch.registries import open_registry
 
-    return open_registry(settings.target(session.target).registry)
+    target = settings.target(session.target)
+    return open_registry(target.registry, target.bucket, target.google, target.image)
 
 
 def _metric(settings: Settings, name: str | None) -> tuple[str, Metric]:
@@ -182,8 +183,22 @@ def _run(session: Session, metric: str | None, select: list[str] | None) -> Iter
         session.workspace,
         session.observer(),
         dt.datetime.now(dt.UTC),
+        git_revision=_git_revision(),
     ) as run:
         yield run
+
+
+def _git_revision() -> str:
+    """The commit that the working directory is at; empty where it is in no repository."""
+    import subprocess
+
+    try:
+        asked = subprocess.run(
+            ["git", "rev-parse", "--verify", "--quiet", "HEAD"], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return asked.stdout.strip() if asked.returncode == 0 else ""
 
 
 @app.command()
@@ -440,6 +455,8 @@ def _launch(
     name, chosen = _metric(settings, metric)
     parse_selection(select or [], chosen.dimensions)
     given: dict[str, Any] = {option: value for option, value in options.items() if value is not None}
+    if pipeline == "train":
+        given["git_revision"] = _git_revision()
     if where is Runner.vertex:
         from segwatch.pipelines.vertex import VertexPipelines
 
@@ -623,10 +640,13 @@ def _model_source(session: Session, model: str, metric: str | None) -> Callable[
     from segwatch.core.bundle import ModelBundle
     from segwatch.registries.base import CHAMPION
     from segwatch.serving import open_model
+    from segwatch.settings import Google
     from segwatch.steps import model_name
 
     if "/" in model or (model and Path(model).is_dir()):
-        return lambda to: open_model(model, to)
+        # A container on Vertex AI has no settings file, and none of the places that it could name.
+        google = session.settings().target(session.target).google if session.settings_path.exists() else Google()
+        return lambda to: open_model(model, to, google)
     settings = session.settings()
     name, _ = _metric(settings, metric)
     registry = _registry(session, settings)

@@ -31,15 +31,15 @@ def credentials(settings: Google, endpoint: str = "") -> Credentials:
     Raises BackendError if this machine has none, SettingsError if the extra `gcp` is not installed.
     """
     try:
-        import google.auth
+        # Not `import google.auth`: that would make `google` the package here, no longer the settings.
         from google.auth import credentials as kinds
-        from google.auth import exceptions, impersonated_credentials
+        from google.auth import default, exceptions, impersonated_credentials
     except ModuleNotFoundError as error:
         raise missing_extra(error) from error
     if is_emulator(endpoint):
         return kinds.AnonymousCredentials()
     try:
-        found, _ = google.auth.default(scopes=[_SCOPE])
+        found, _ = default(scopes=[_SCOPE])
     except exceptions.DefaultCredentialsError as error:
         raise BackendError(f"there are no Google credentials on this machine: {_LOGIN}") from error
     if not settings.impersonate:
@@ -62,7 +62,9 @@ def vertex_client(service: str, settings: Google) -> Any:
     endpoint = settings.endpoints.vertex
     return getattr(module, f"{service}Client")(
         credentials=credentials(settings, endpoint),
-        transport="rest",
+        # Emulators speak REST on plain http. Elsewhere gRPC, the library's own choice: over REST it looks for
+        # operations at an address that is documented nowhere.
+        transport="rest" if is_emulator(endpoint) else "grpc",
         client_options=ClientOptions(
             api_endpoint=endpoint.rstrip("/") or f"{settings.location}-aiplatform.googleapis.com"
         ),

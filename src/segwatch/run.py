@@ -35,7 +35,8 @@ class Observer(Protocol):
 class Run:
     """One run on one metric: its places, its identity and its clock.
 
-    workspace: directory in which the run has a directory of its own. now: UTC.
+    workspace: directory in which the run has a directory of its own. now: UTC. git_revision: of the working
+    directory, empty where it is in no repository.
     """
 
     run_id: str
@@ -48,6 +49,7 @@ class Run:
     workspace: Path
     observer: Observer
     selection: Selection = field(default_factory=dict)
+    git_revision: str = ""
 
 
 @contextmanager
@@ -60,6 +62,7 @@ def open_run(
     observer: Observer,
     now: dt.datetime,
     run_id: str | None = None,
+    git_revision: str = "",
 ) -> Iterator[Run]:
     """A run on a target of the settings; its warehouse is closed at the end. run_id: by default one of its own."""
     where = settings.target(target)
@@ -71,11 +74,12 @@ def open_run(
             metric,
             settings.metric(metric),
             warehouse,
-            open_registry(where.registry),
+            open_registry(where.registry, where.bucket, where.google, where.image),
             settings.predictions_table,
             workspace,
             observer,
             selection,
+            git_revision,
         )
     finally:
         warehouse.close()

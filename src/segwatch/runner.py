@@ -111,7 +111,14 @@ def train(run: Run, window: Window) -> TrainSummary:
         with clock.step("evaluate", min(SAMPLE, len(panel.segments))) as progress:
             metrics = steps.evaluate(work / "panel", run.metric, progress)
         with clock.step("register"):
-            version = steps.register(run.registry, bundle, metrics, run.run_id)
+            version = steps.register(
+                run.registry,
+                bundle,
+                metrics,
+                run.run_id,
+                settings_digest=steps.settings_digest(run.metric),
+                git_revision=run.git_revision,
+            )
             if not run.selection:
                 version = run.registry.promote(version.name, version.version)
         counts = dict(bundle.manifest["counts"])

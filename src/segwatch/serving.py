@@ -33,7 +33,8 @@ from segwatch.core.features import FEATURES
 from segwatch.core.panel import Floats
 from segwatch.core.segment import NULL, segment_id
 from segwatch.errors import BackendError, DataError, SettingsError
-from segwatch.google import missing_extra
+from segwatch.settings import Google
+from segwatch.storage import Storage
 
 MAX_BODY = 3 * 2**19
 """Bytes of a request: Vertex AI sends none larger than 1.5 MB."""
@@ -79,19 +80,14 @@ def refusal(status: int, sentence: str, allow: str = "") -> Reply:
     return Reply(status, json.dumps({"error": sentence}).encode(), allow)
 
 
-def open_model(source: str, to: Path) -> ModelBundle:
+def open_model(source: str, to: Path, google: Google) -> ModelBundle:
     """The bundle in a folder, or at a gs:// URI, which is then downloaded to `to`.
 
     Raises ModelError if it is missing or damaged, BackendError if Cloud Storage says no.
     """
     if not source.startswith("gs://"):
         return ModelBundle.open(Path(source))
-    try:
-        from segwatch.storage import download  # type: ignore[import-not-found, unused-ignore]
-    except ModuleNotFoundError as error:
-        raise missing_extra(error) from error
-    download(source, to)
-    return ModelBundle.open(to)
+    return ModelBundle.open(Storage(google).download(source, to))
 
 
 def answer(bundle: ModelBundle, body: bytes) -> bytes:

@@ -74,12 +74,12 @@ class Target(_Frozen):
     """Where a run reads, writes and keeps its models."""
 
     warehouse: str = Field(description="URL of the warehouse: duckdb:///FILE, relative to the settings file")
-    registry: str = Field(description="Model registry: sqlite:///FILE or the URL of an MLflow server")
+    registry: str = Field(description="Model registry: sqlite:///FILE, the URL of an MLflow server, or vertex")
     bucket: str = Field("", description="Where models and the artifacts of runs are kept: gs://BUCKET/FOLDER")
     google: Google = Field(default_factory=Google, description="The Google Cloud project of a target")
     runner: RunnerName = Field("local", description="What executes the steps: local (in process), kfp-local, vertex")
     shards: int = Field(1, ge=1, le=64, description="Parts that a pipeline trains apart, at the same time")
-    image: str = Field("segwatch", description="Container image in which a pipeline's steps run")
+    image: str = Field("", description="Container image of segwatch: steps and serving")
     steps: dict[str, Step] = Field(
         default_factory=dict, description="Resources of a pipeline's steps by their names; `default` is for the others"
     )

@@ -7,6 +7,8 @@ infer   resolve -> featurize -> predict -> publish
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,8 +135,24 @@ def evaluate(panel: Path, metric: Metric, progress: Progress = _ignore) -> dict[
     return evaluate_panel(Panel.load(panel), metric.feature_set, rules(metric), metric.holdout, progress)
 
 
-def register(registry: ModelRegistry, bundle: ModelBundle, metrics: Mapping[str, float], run_id: str) -> ModelVersion:
-    """The bundle is a new version of the metric's model; no alias moves."""
+def settings_digest(metric: Metric) -> str:
+    """sha256 of all settings of a metric: the same settings, the same digest."""
+    return hashlib.sha256(json.dumps(metric.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+
+def register(
+    registry: ModelRegistry,
+    bundle: ModelBundle,
+    metrics: Mapping[str, float],
+    run_id: str,
+    *,
+    settings_digest: str = "",
+    git_revision: str = "",
+) -> ModelVersion:
+    """The bundle is a new version of the metric's model; no alias moves.
+
+    settings_digest and git_revision, where they are known, say what the version was made from.
+    """
     manifest = bundle.manifest
     counts = {f"segments_{name}": float(n) for name, n in manifest["counts"].items()}
     parameters = {
@@ -144,12 +162,13 @@ def register(registry: ModelRegistry, bundle: ModelBundle, metrics: Mapping[str,
         "feature_set": f"{manifest['feature_set']['name']} v{manifest['feature_set']['version']}",
         "data_digest": manifest["data_digest"],
     }
+    origin = {"segwatch.settings_digest": settings_digest, "segwatch.git_revision": git_revision}
     return registry.register(
         model_name(manifest["metric"]),
         bundle.path,
         parameters=parameters,
         metrics={**counts, **metrics},
-        tags={"segwatch.run_id": run_id},
+        tags={"segwatch.run_id": run_id, **{key: value for key, value in origin.items() if value}},
     )
 
 

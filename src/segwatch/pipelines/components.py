@@ -92,11 +92,14 @@ def register(
     n_rows: int,
     select: list[str],
     job: str,
+    git_revision: str,
     summary: dsl.Output[dsl.Artifact],
 ) -> str:
     from segwatch.pipelines import tasks
 
-    return tasks.register(settings, metric, bundle.path, evaluation, n_rows, not select, job, summary.path)
+    return tasks.register(
+        settings, metric, bundle.path, evaluation, n_rows, not select, job, git_revision, summary.path
+    )
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)

@@ -24,8 +24,10 @@ _COLOURS = re.compile(r"\x1b\[\d*m")
 
 def parameters_of(pipeline: str, settings: Settings, metric: str) -> dict[str, Any]:
     """Values of the parameters of `train` or `infer`, from the settings' default target."""
+    from segwatch.pipelines.components import IMAGE
+
     target = settings.target(None)
-    common = {"settings": settings.model_dump_json(), "metric": metric, "image": target.image, "select": []}
+    common = {"settings": settings.model_dump_json(), "metric": metric, "image": target.image or IMAGE, "select": []}
     return common | ({"shards": list(range(target.shards))} if pipeline == "train" else {})
 
 

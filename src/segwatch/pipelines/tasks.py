@@ -158,12 +158,27 @@ def evaluate(settings: str, metric: str, panel: str) -> dict[str, float]:
 
 @_task
 def register(
-    settings: str, metric: str, bundle: str, evaluation: str, n_rows: int, promote: bool, job: str, summary: str
+    settings: str,
+    metric: str,
+    bundle: str,
+    evaluation: str,
+    n_rows: int,
+    promote: bool,
+    job: str,
+    git_revision: str,
+    summary: str,
 ) -> str:
     """The number of the new version; what training did is in the summary."""
     opened, metrics = ModelBundle.open(Path(bundle)), json.loads(evaluation)
     with _opened(settings, metric, job) as run:
-        version = steps.register(run.registry, opened, metrics, run.run_id)
+        version = steps.register(
+            run.registry,
+            opened,
+            metrics,
+            run.run_id,
+            settings_digest=steps.settings_digest(run.metric),
+            git_revision=git_revision,
+        )
         if promote:
             version = run.registry.promote(version.name, version.version)
     counts = dict(opened.manifest["counts"])

@@ -21,7 +21,14 @@ def training_pipeline(settings: Settings, scheduled: str) -> Callable[..., Any]:
 
     @dsl.pipeline(name=NAME, description="One One-Class SVM per segment, registered as one version.")
     def train(
-        settings: str, metric: str, image: str, shards: list[int], select: list[str], as_of: str = "", start: str = ""
+        settings: str,
+        metric: str,
+        image: str,
+        shards: list[int],
+        select: list[str],
+        as_of: str = "",
+        start: str = "",
+        git_revision: str = "",
     ) -> None:
         """Parameters: settings as JSON; shards: 0, 1, ... one for each; select: dimension=value texts."""
         job = dsl.PIPELINE_JOB_NAME_PLACEHOLDER
@@ -47,6 +54,7 @@ def training_pipeline(settings: Settings, scheduled: str) -> Callable[..., Any]:
                 n_rows=extracted.outputs["Output"],
                 select=select,
                 job=job,
+                git_revision=git_revision,
             ),
             image,
         )

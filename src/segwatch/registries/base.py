@@ -15,7 +15,7 @@ CHAMPION = "champion"
 class ModelVersion:
     """One registered bundle, as the registry knew it when asked.
 
-    version: a number, as text; a larger one is newer. uri: what MLflow's tools call it. created_at: UTC.
+    version: a number, as text; a larger one is newer. uri: what the registry's own tools call it. created_at: UTC.
     """
 
     name: str
