@@ -161,8 +161,8 @@ class Storage:
     @cached_property
     def _bucket_store(self) -> AbstractFileSystem:
         try:
-            # Not the class that gcsfs itself exports: that one asks first how each bucket is laid out, which takes
-            # one more permission and stalls on emulators.
+            # Not the class that gcsfs itself exports: that one asks first how each bucket is laid out, over
+            # gRPC, which stalls on emulators.
             import aiohttp
             from gcsfs.core import GCSFileSystem
         except ModuleNotFoundError as error:
