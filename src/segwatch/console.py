@@ -149,7 +149,8 @@ def print_rows(console: Console, title: str, rows: Mapping[str, str]) -> None:
 
     table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
-    table.add_column()
+    # Folded, not cut short: an address must be whole to be of use.
+    table.add_column(overflow="fold")
     for name, value in rows.items():
         table.add_row(escape(name), escape(value))
     console.print(table)

@@ -70,7 +70,7 @@ class VertexPipelines:
             )
         return self._described(made)
 
-    def wait(self, job: Job, say: Callable[[str], None], poll_seconds: float = POLL_SECONDS) -> None:
+    def wait(self, job: Job, say: Callable[[str], None]) -> None:
         """The job has succeeded. say: is told each new state. Raises BackendError if it failed or was cancelled."""
         while True:
             with translated(self._place):
@@ -83,7 +83,7 @@ class VertexPipelines:
             if state in ("FAILED", "CANCELLED", "PAUSED"):
                 raise BackendError(f"the pipeline job {job.name} ended as {state}{_why(found)}: see {job.console}")
             job = self._described(found)
-            time.sleep(poll_seconds)
+            time.sleep(POLL_SECONDS)
 
     def schedule(self, pipeline: str, metric: str, cron: str, time_zone: str) -> Scheduled:
         """The pipeline runs at the times of the cron expression; a schedule that it had is replaced.
