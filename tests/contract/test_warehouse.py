@@ -20,6 +20,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
+import sqlglot
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -41,6 +42,8 @@ NOW = dt.datetime(2026, 11, 24, 12, tzinfo=dt.UTC)
 
 class DuckdbBackend:
     """A DuckDB file, and ways to put things into it behind segwatch's back."""
+
+    needs: tuple[str, ...] = ()
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "test.duckdb"
@@ -68,12 +71,48 @@ class DuckdbBackend:
             warehouse.close()
 
 
-BACKENDS = {"duckdb": DuckdbBackend}
+class PostgresBackend:
+    """A database of a real server, and ways to put things into it behind segwatch's back."""
+
+    needs = ("postgres_server",)
+
+    def __init__(self, folder: Path, server: Any) -> None:  # noqa: ARG002
+        self._server = server
+        self.name = server.create_database()
+        self.url = server.url(self.name)
+        self._opened: list[Warehouse] = []
+
+    def open(self, options: str = "") -> Warehouse:
+        warehouse = open_warehouse(self.url + options)
+        self._opened.append(warehouse)
+        return warehouse
+
+    def run(self, *statements: str) -> None:
+        """Runs statements of DuckDB's SQL, as PostgreSQL writes them."""
+        for statement in statements:
+            self._server.run(self.name, *sqlglot.transpile(statement, read="duckdb", write="postgres"))
+
+    def run_here(self, *statements: str) -> None:
+        """Runs statements of PostgreSQL's own SQL."""
+        self._server.run(self.name, *statements)
+
+    def load(self, name: str, rows: pa.Table) -> None:
+        with self._server.connect(self.name) as connection, connection.cursor() as cursor:
+            cursor.adbc_ingest(name, rows, mode="replace")
+
+    def close(self) -> None:
+        for warehouse in self._opened:
+            warehouse.close()
+        self._server.drop_database(self.name)
+
+
+BACKENDS: dict[str, Any] = {"duckdb": DuckdbBackend, "postgres": PostgresBackend}
 
 
 @pytest.fixture(params=list(BACKENDS))
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DuckdbBackend]:
-    made = BACKENDS[request.param](tmp_path)
+    kind = BACKENDS[request.param]
+    made = kind(tmp_path, *(request.getfixturevalue(name) for name in kind.needs))
     yield made
     made.close()
 

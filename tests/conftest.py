@@ -1,0 +1,147 @@
+"""A real PostgreSQL server, one for each process that runs tests."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+USER = "segwatch"
+_CLIENTS = f"host all {USER} 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n"
+_SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "fsync": "off",
+    "full_page_writes": "off",
+    "max_connections": "20",
+    "max_wal_senders": "0",
+    "wal_level": "minimal",
+    "shared_buffers": "64MB",
+    "logging_collector": "off",
+}
+
+
+class PostgresServer:
+    """A server of its own on a free port of this machine; anyone may come in as `segwatch`, others by password."""
+
+    def __init__(self, programs: Path, folder: Path) -> None:
+        self._programs = programs
+        self._folder = folder
+        self._numbers = itertools.count(1)
+        self._process: subprocess.Popen[bytes] | None = None
+        # PostgreSQL refuses to run as root.
+        self._user = _unprivileged_user() if os.geteuid() == 0 else None
+        if self._user is not None:
+            shutil.chown(folder, self._user)
+        self.port = 0
+
+    def start(self) -> None:
+        data = self._folder / "data"
+        initdb = [self._programs / "initdb", "-D", data, "-U", USER, "-A", "trust", "-E", "UTF8"]
+        subprocess.run(
+            [*initdb, "--locale=C.UTF-8", "--no-sync"],
+            user=self._user, cwd=self._folder, check=True, stdout=subprocess.DEVNULL, timeout=60,
+        )  # fmt: skip
+        (data / "pg_hba.conf").write_text(_CLIENTS)
+        self.port = _free_port()
+        settings = [f"--{name}={value}" for name, value in {**_SETTINGS, "port": self.port}.items()]
+        with (self._folder / "log").open("wb") as log:
+            self._process = subprocess.Popen(
+                [self._programs / "postgres", "-D", data, *settings], user=self._user, cwd=self._folder, stderr=log
+            )
+        self.wait()
+
+    def wait(self) -> None:
+        """The server lets sessions in. It does not for a moment after one of its processes was killed."""
+        from adbc_driver_manager import Error
+
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                return self.run("postgres", "SELECT 1")
+            except Error:
+                if time.monotonic() > deadline or self._process is None or self._process.poll() is not None:
+                    raise
+                time.sleep(0.02)
+
+    def stop(self) -> None:
+        if self._process is None:
+            return
+        self._process.send_signal(3)  # SIGQUIT: at once, as nothing in it is worth keeping
+        try:
+            self._process.wait(20)
+        finally:
+            self._process.kill()
+
+    def url(self, database: str) -> str:
+        return f"postgresql://{USER}@127.0.0.1:{self.port}/{database}"
+
+    @contextlib.contextmanager
+    def connect(self, database: str) -> Iterator[Any]:
+        from adbc_driver_postgresql import dbapi
+
+        with dbapi.connect(self.url(database), autocommit=True) as connection:
+            yield connection
+
+    def run(self, database: str, *statements: str) -> None:
+        with self.connect(database) as connection:
+            for statement in statements:
+                with connection.cursor() as cursor:
+                    cursor.execute(statement)
+                    cursor.fetchall()
+
+    def create_database(self) -> str:
+        name = f"test{next(self._numbers)}"
+        self.run("postgres", f"CREATE DATABASE {name} TEMPLATE template0 STRATEGY file_copy")
+        return name
+
+    def drop_database(self, name: str) -> None:
+        self.run("postgres", f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def _unprivileged_user() -> str:
+    import pwd
+
+    return next(user for user in ("postgres", "nobody") if user in {entry.pw_name for entry in pwd.getpwall()})
+
+
+def _programs() -> Path | None:
+    """The folder of the newest server installed; Debian keeps it off the PATH."""
+    installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    on_path = shutil.which("initdb")
+    found = [*([Path(on_path)] if on_path else []), *installed]
+    return found[-1].parent if found else None
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    programs = _programs()
+    if programs is None:
+        if os.environ.get("SEGWATCH_NO_SKIP"):
+            pytest.fail("no PostgreSQL server is installed")
+        pytest.skip("no PostgreSQL server is installed (Debian: apt-get install postgresql)")
+    # Short, and open to another user, which pytest's own folders are not.
+    folder = Path(tempfile.mkdtemp(prefix="segwatch-postgres-", dir="/tmp"))
+    server = PostgresServer(programs, folder)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
