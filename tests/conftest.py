@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import os
 import shutil
 import socket
@@ -16,8 +14,17 @@ from typing import Any
 
 import pytest
 
-USER = "segwatch"
+USER, DATABASE = "segwatch", "metrics"
 _CLIENTS = f"host all {USER} 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n"
+_EMPTY = (
+    """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+      WHERE datname = current_database() AND pid <> pg_backend_pid()""",
+    """DO $$ DECLARE name text; BEGIN
+      FOR name IN SELECT quote_ident(nspname) FROM pg_namespace
+        WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'
+      LOOP EXECUTE 'DROP SCHEMA ' || name || ' CASCADE'; END LOOP; END $$""",
+    "CREATE SCHEMA public",
+)
 _SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
@@ -37,8 +44,8 @@ class PostgresServer:
     def __init__(self, programs: Path, folder: Path) -> None:
         self._programs = programs
         self._folder = folder
-        self._numbers = itertools.count(1)
         self._process: subprocess.Popen[bytes] | None = None
+        self._session: Any = None
         # PostgreSQL refuses to run as root.
         self._user = _unprivileged_user() if os.geteuid() == 0 else None
         if self._user is not None:
@@ -59,22 +66,31 @@ class PostgresServer:
             self._process = subprocess.Popen(
                 [self._programs / "postgres", "-D", data, *settings], user=self._user, cwd=self._folder, stderr=log
             )
-        self.wait()
+        self.wait("postgres")
+        with self.connect("postgres") as connection, connection.cursor() as cursor:
+            cursor.execute(f"CREATE DATABASE {DATABASE}")
 
-    def wait(self) -> None:
+    def wait(self, database: str = DATABASE) -> None:
         """The server lets sessions in. It does not for a moment after one of its processes was killed."""
         from adbc_driver_manager import Error
 
+        self._forget_session()
         deadline = time.monotonic() + 30
         while True:
             try:
-                return self.run("postgres", "SELECT 1")
+                return self.connect(database).close()
             except Error:
                 if time.monotonic() > deadline or self._process is None or self._process.poll() is not None:
                     raise
                 time.sleep(0.02)
 
+    def _forget_session(self) -> None:
+        if self._session is not None:
+            self._session.close()
+        self._session = None
+
     def stop(self) -> None:
+        self._forget_session()
         if self._process is None:
             return
         self._process.send_signal(3)  # SIGQUIT: at once, as nothing in it is worth keeping
@@ -83,30 +99,34 @@ class PostgresServer:
         finally:
             self._process.kill()
 
-    def url(self, database: str) -> str:
+    def url(self, database: str = DATABASE) -> str:
         return f"postgresql://{USER}@127.0.0.1:{self.port}/{database}"
 
-    @contextlib.contextmanager
-    def connect(self, database: str) -> Iterator[Any]:
+    def connect(self, database: str = DATABASE) -> Any:
+        """A session of its own, which commits by itself."""
         from adbc_driver_postgresql import dbapi
 
-        with dbapi.connect(self.url(database), autocommit=True) as connection:
-            yield connection
+        return dbapi.connect(self.url(database), autocommit=True)
 
-    def run(self, database: str, *statements: str) -> None:
-        with self.connect(database) as connection:
-            for statement in statements:
-                with connection.cursor() as cursor:
-                    cursor.execute(statement)
-                    cursor.fetchall()
+    @property
+    def session(self) -> Any:
+        """One session kept open, since to open one takes longer than a test's statements."""
+        if self._session is None:
+            self._session = self.connect()
+        return self._session
 
-    def create_database(self) -> str:
-        name = f"test{next(self._numbers)}"
-        self.run("postgres", f"CREATE DATABASE {name} TEMPLATE template0 STRATEGY file_copy")
-        return name
+    def run(self, *statements: str) -> list[tuple[Any, ...]]:
+        """The rows of the last statement."""
+        rows: list[tuple[Any, ...]] = []
+        for statement in statements:
+            with self.session.cursor() as cursor:
+                cursor.execute(statement)
+                rows = cursor.fetchall()
+        return rows
 
-    def drop_database(self, name: str) -> None:
-        self.run("postgres", f"DROP DATABASE {name} WITH (FORCE)")
+    def empty(self) -> None:
+        """Nothing is in the database, and nobody else is connected to it."""
+        self.run(*_EMPTY)
 
 
 def _free_port() -> int:
