@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 USER, DATABASE = "segwatch", "metrics"
+GUEST, PASSWORD = "guest", "right:p@ss/w%rd"
 _CLIENTS = f"host all {USER} 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n"
 _EMPTY = (
     """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
@@ -39,7 +40,9 @@ _SETTINGS = {
 
 
 class PostgresServer:
-    """A server of its own on a free port of this machine; anyone may come in as `segwatch`, others by password."""
+    """A server of its own on a free port of this machine; `segwatch` may come in as is, `guest` by password."""
+
+    guest, password = GUEST, PASSWORD
 
     def __init__(self, programs: Path, folder: Path) -> None:
         self._programs = programs
@@ -69,6 +72,7 @@ class PostgresServer:
         self.wait("postgres")
         with self.connect("postgres") as connection, connection.cursor() as cursor:
             cursor.execute(f"CREATE DATABASE {DATABASE}")
+            cursor.execute(f"CREATE ROLE {GUEST} LOGIN PASSWORD '{PASSWORD}'")
 
     def wait(self, database: str = DATABASE) -> None:
         """The server lets sessions in. It does not for a moment after one of its processes was killed."""
