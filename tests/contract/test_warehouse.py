@@ -1,4 +1,4 @@
-"""The contract of every Warehouse; what only DuckDB has (files, locks, death) is at the end."""
+"""The contract of every Warehouse; what only DuckDB or PostgreSQL has (files, locks, death) is at the end."""
 
 from __future__ import annotations
 
@@ -935,8 +935,11 @@ def test_an_unknown_url_is_named_with_the_form_expected(url: str) -> None:
     assert repr(url) in str(caught.value)
 
 
-def test_opening_a_url_imports_duckdb_only_where_it_is_used() -> None:
-    code = "import sys, segwatch.warehouses; assert not {'duckdb', 'ibis'} & set(sys.modules)"
+def test_opening_a_url_imports_a_database_only_where_it_is_used() -> None:
+    code = (
+        "import sys, segwatch.warehouses;"
+        "assert not {'duckdb', 'adbc_driver_postgresql', 'adbc_driver_manager', 'ibis'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -1363,6 +1366,13 @@ def test_a_database_that_cannot_be_reached_is_named_with_the_mend(
     assert caught.value.retryable is retryable
     assert url in str(caught.value)
     assert "wr0ng" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_driver_that_is_not_installed_is_named_with_its_extra(monkeypatch: Any) -> None:
+    monkeypatch.delitem(sys.modules, "segwatch.warehouses.postgres", raising=False)
+    monkeypatch.setitem(sys.modules, "adbc_driver_postgresql", None)
+    with pytest.raises(SettingsError, match=r"adbc_driver_postgresql is missing: pip install 'segwatch\[postgres\]'"):
+        open_warehouse("postgresql://segwatch@127.0.0.1/metrics")
 
 
 def test_a_password_in_the_url_works_and_is_never_shown(postgres: PostgresBackend) -> None:
