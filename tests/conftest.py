@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
+import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -16,6 +19,7 @@ import pytest
 
 USER, DATABASE = "segwatch", "metrics"
 GUEST, PASSWORD = "guest", "right:p@ss/w%rd"
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _CLIENTS = f"host all {USER} 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n"
 _EMPTY = (
     """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
@@ -67,8 +71,9 @@ class PostgresServer:
         settings = [f"--{name}={value}" for name, value in {**_SETTINGS, "port": self.port}.items()]
         with (self._folder / "log").open("wb") as log:
             self._process = subprocess.Popen(
-                [self._programs / "postgres", "-D", data, *settings], user=self._user, cwd=self._folder, stderr=log
-            )
+                [self._programs / "postgres", "-D", data, *settings],
+                user=self._user, cwd=self._folder, stderr=log, preexec_fn=_end_with_the_tests,
+            )  # fmt: skip
         self.wait("postgres")
         with self.connect("postgres") as connection, connection.cursor() as cursor:
             cursor.execute(f"CREATE DATABASE {DATABASE}")
@@ -97,7 +102,7 @@ class PostgresServer:
         self._forget_session()
         if self._process is None:
             return
-        self._process.send_signal(3)  # SIGQUIT: at once, as nothing in it is worth keeping
+        self._process.send_signal(signal.SIGQUIT)  # At once: nothing in it is worth keeping.
         try:
             self._process.wait(20)
         finally:
@@ -131,6 +136,12 @@ class PostgresServer:
     def empty(self) -> None:
         """Nothing is in the database, and nobody else is connected to it."""
         self.run(*_EMPTY)
+
+
+def _end_with_the_tests() -> None:
+    """The process is ended when the tests are, even by kill -9."""
+    if _LIBC is not None:
+        _LIBC.prctl(1, signal.SIGQUIT)
 
 
 def _free_port() -> int:

@@ -19,7 +19,8 @@ class _Reason(NamedTuple):
     retryable: bool = False
 
 
-_ROWS_REFUSED = ("22", "23", "44", "P0", "42")
+_ROWS_REFUSED = ("22", "23", "44", "P0")
+_WRONG_NAMES = "42"
 _BROKE = _Reason("the connection to {} broke: try again", retryable=True)
 _MADE_TWICE = _Reason("another session has just made the same table or schema in {}: run again", retryable=True)
 _STOPPED = _Reason("{} is starting or stopping: try again", retryable=True)
@@ -84,6 +85,8 @@ def explain(error: Error, place: str) -> SegwatchError:
         return BackendError(f"{reason.text.format(place)} ({said})", retryable=reason.retryable)
     if state.startswith(_ROWS_REFUSED):
         return DataError(f"PostgreSQL refused rows of {place}: {said}")
+    if state.startswith(_WRONG_NAMES):
+        return DataError(f"a table or view of {place} cannot be used: {said}")
     return BackendError(f"{place} could not be used ({said})")
 
 
