@@ -21,6 +21,7 @@ class _Reason(NamedTuple):
 
 _ROWS_REFUSED = ("22", "23", "44", "P0")
 _WRONG_NAMES = "42"
+_CANCELLED = "57014"
 _BROKE = _Reason("the connection to {} broke: try again", retryable=True)
 _MADE_TWICE = _Reason("another session has just made the same table or schema in {}: run again", retryable=True)
 _STOPPED = _Reason("{} is starting or stopping: try again", retryable=True)
@@ -42,7 +43,7 @@ _REASONS = {
     "53100": _Reason("the disk of {} is full: free some space and run again"),
     "53300": _CROWDED,
     "55P03": _Reason("a table of {} is locked by another session: try again", retryable=True),
-    "57014": _Reason("a statement in {} took too long, or was cancelled: try again", retryable=True),
+    "57014": _Reason("a statement in {} took too long: try again, or raise statement_timeout", retryable=True),
     "57P": _STOPPED,
     "58": _Reason("the server of {} met an error of its system: see its log"),
 }
@@ -81,6 +82,9 @@ def explain(error: Error, place: str) -> SegwatchError:
     """The error in segwatch's words: what is wrong with which database, and what to do next."""
     said, state = _said(error), error.sqlstate or ""
     reason = _by_state(state) if state else _by_text(str(error).lower())
+    if state == _CANCELLED and "user request" in said:
+        # The driver makes this of Ctrl-C: whoever wanted an end wants no second try.
+        return BackendError(f"a statement in {place} was cancelled ({said})")
     if reason is not None:
         return BackendError(f"{reason.text.format(place)} ({said})", retryable=reason.retryable)
     if state.startswith(_ROWS_REFUSED):
