@@ -10,6 +10,17 @@ import pytest
 from segwatch.settings import Endpoints, Google
 
 from .fakes.storage import Door, emulator
+from .servers import postgres
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[postgres.PostgresServer]:
+    """A server of its own for each process that runs tests."""
+    programs = postgres.programs()
+    if programs is None:
+        pytest.skip("no PostgreSQL server is installed (Debian: apt-get install postgresql)")
+    with postgres.running(programs) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

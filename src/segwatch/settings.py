@@ -73,7 +73,10 @@ class Step(_Frozen):
 class Target(_Frozen):
     """Where a run reads, writes and keeps its models."""
 
-    warehouse: str = Field(description="URL of the warehouse: duckdb:///FILE, relative to the settings file")
+    warehouse: str = Field(
+        description="URL of the warehouse: duckdb:///FILE, relative to the settings file, or"
+        " postgresql://USER@HOST:PORT/DATABASE"
+    )
     registry: str = Field(description="Model registry: sqlite:///FILE, the URL of an MLflow server, or vertex")
     bucket: str = Field("", description="Where models and the artifacts of runs are kept: gs://BUCKET/FOLDER")
     google: Google = Field(default_factory=Google, description="The Google Cloud project of a target")

@@ -1,26 +1,32 @@
-"""The contract of every Warehouse; what only DuckDB has (files, locks, death) is at the end."""
+"""The contract of every Warehouse; what only DuckDB or PostgreSQL has (files, locks, death) is at the end."""
 
 from __future__ import annotations
 
 import collections
+import concurrent.futures
+import contextlib
 import datetime as dt
 import importlib.resources
 import math
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
+import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import adbc_driver_manager
 import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+import sqlglot
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from segwatch.core.schema import Column, TableSchema, observations_schema
@@ -41,6 +47,10 @@ NOW = dt.datetime(2026, 11, 24, 12, tzinfo=dt.UTC)
 
 class DuckdbBackend:
     """A DuckDB file, and ways to put things into it behind segwatch's back."""
+
+    needs: tuple[str, ...] = ()
+    disorder = ("SET GLOBAL preserve_insertion_order = false",)
+    holds_nul = True
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "test.duckdb"
@@ -68,12 +78,60 @@ class DuckdbBackend:
             warehouse.close()
 
 
-BACKENDS = {"duckdb": DuckdbBackend}
+class PostgresBackend:
+    """A database of a real server, and ways to put things into it behind segwatch's back."""
+
+    needs = ("postgres_server",)
+    disorder = ()
+    holds_nul = False  # its text refuses U+0000
+    _WORDS = (
+        ("TIMESTAMP_S", "TIMESTAMP(0)"),
+        ("TIMESTAMP_MS", "TIMESTAMP(3)"),
+        ("TIMESTAMP_NS", "TIMESTAMP(6)"),  # it holds no nanoseconds
+        ("HUGEINT", "NUMERIC(38)"),
+        ("UBIGINT", "NUMERIC(20)"),
+        ("ENUM ('z', 'a')", "letters"),
+    )
+    _MADE = (
+        "CREATE TYPE letters AS ENUM ('z', 'a')",
+        "CREATE COLLATION nocase (provider = icu, locale = 'und-u-ks-level2', deterministic = false)",
+    )
+
+    def __init__(self, folder: Path, server: Any) -> None:  # noqa: ARG002
+        self.server = server
+        self.url = server.url()
+        self._opened: list[Warehouse] = []
+        server.empty()
+        server.run(*self._MADE)
+
+    def open(self, options: str = "") -> Warehouse:
+        warehouse = open_warehouse(self.url + options)
+        self._opened.append(warehouse)
+        return warehouse
+
+    def run(self, *statements: str) -> None:
+        """Runs statements of DuckDB's SQL, as PostgreSQL writes them."""
+        for statement in statements:
+            for word, own in self._WORDS:
+                statement = statement.replace(word, own)
+            self.server.run(*sqlglot.transpile(statement, read="duckdb", write="postgres"))
+
+    def load(self, name: str, rows: pa.Table) -> None:
+        with self.server.session.cursor() as cursor:
+            cursor.adbc_ingest(name, rows, mode="replace")
+
+    def close(self) -> None:
+        for warehouse in self._opened:
+            warehouse.close()
+
+
+BACKENDS: dict[str, Any] = {"duckdb": DuckdbBackend, "postgres": PostgresBackend}
 
 
 @pytest.fixture(params=list(BACKENDS))
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DuckdbBackend]:
-    made = BACKENDS[request.param](tmp_path)
+    kind = BACKENDS[request.param]
+    made = kind(tmp_path, *(request.getfixturevalue(name) for name in kind.needs))
     yield made
     made.close()
 
@@ -419,8 +477,7 @@ def test_times_are_truncated_to_the_grain(backend: DuckdbBackend, warehouse: War
     assert warehouse.span(hourly) == (np.datetime64("2024-01-01T00"), np.datetime64("2024-01-03T00"))
 
 
-def test_zoned_times_are_read_as_utc_in_any_environment(tmp_path: Path) -> None:
-    backend = DuckdbBackend(tmp_path)
+def test_zoned_times_are_read_as_utc_in_any_environment(backend: DuckdbBackend) -> None:
     backend.run(
         "CREATE TABLE users (created_at TIMESTAMPTZ, country_code VARCHAR, platform VARCHAR, new_users INT)",
         "INSERT INTO users VALUES ('2024-01-02 01:30:00+03', 'it', 'ios', 1)",
@@ -432,7 +489,7 @@ def test_zoned_times_are_read_as_utc_in_any_environment(tmp_path: Path) -> None:
         "w = Window(np.datetime64('2024-01-01'), np.datetime64('2024-02-01'));"
         "print(open_warehouse(sys.argv[1]).observations(m, w)['ts'][0])"
     )
-    environment = {**os.environ, "TZ": "Asia/Tokyo"}
+    environment = {**os.environ, "TZ": "Asia/Tokyo", "PGTZ": "Asia/Tokyo"}
     done = subprocess.run(
         [sys.executable, "-c", code, backend.url], capture_output=True, text=True, env=environment, check=True
     )
@@ -465,7 +522,7 @@ def test_any_column_names_and_a_view_in_a_schema(backend: DuckdbBackend, warehou
 
 
 def test_columns_named_like_the_output_do_not_clash(backend: DuckdbBackend, warehouse: Warehouse) -> None:
-    backend.run("CREATE TABLE users AS SELECT DATE '2024-01-01' AS value, 3 AS ts, 'a' AS d1, 'b' AS D0")
+    backend.run("CREATE TABLE users AS SELECT DATE '2024-01-01' AS value, 3 AS ts, 'a' AS d1, 'b' AS \"D0\"")
     found = warehouse.observations(metric(time="value", value="ts", dimensions=("d1", "D0")), JANUARY)
     assert [tuple(row.values()) for row in found.to_pylist()] == [(dt.datetime(2024, 1, 1), "a", "b", 3.0, 1)]
 
@@ -508,10 +565,10 @@ def test_whole_numbers_add_up_exactly_whatever_the_order(backend: DuckdbBackend,
     assert warehouse.observations(metric(missing="gap"), JANUARY)["value"].to_pylist() == [2.0]
 
 
-def test_order_is_held_where_duckdb_does_not_keep_it(backend: DuckdbBackend, warehouse: Warehouse) -> None:
+def test_order_is_held_where_the_database_does_not_keep_it(backend: DuckdbBackend, warehouse: Warehouse) -> None:
     warehouse.create_table("predictions", PREDICTIONS_SCHEMA)
     backend.run(
-        "SET GLOBAL preserve_insertion_order = false",
+        *backend.disorder,
         "CREATE TABLE users AS SELECT DATE '2024-01-01' + (i % 31)::INT AS created_at,"
         " (i // 31)::VARCHAR AS country_code, 'ios' AS platform, 1 AS new_users FROM range(31 * 10000) r(i)",
     )
@@ -534,7 +591,10 @@ ROWS = st.lists(
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=ROWS, grain=st.sampled_from(["day", "hour"]))
-def test_observations_equal_a_plain_group_by(backend: DuckdbBackend, rows: list[Any], grain: Any) -> None:
+def test_observations_equal_a_plain_group_by(
+    backend: DuckdbBackend, warehouse: Warehouse, rows: list[Any], grain: Any
+) -> None:
+    assume(backend.holds_nul or not any("\0" in (text or "") for row in rows for text in row[1:3]))
     inside = (dt.datetime(2024, 1, 1, 0), dt.datetime(2024, 1, 3, 0))
     times, countries, platforms, users = ([row[i] for row in rows] for i in range(4))
     backend.load(
@@ -555,7 +615,6 @@ def test_observations_equal_a_plain_group_by(backend: DuckdbBackend, rows: list[
             texts = ("<null>" if text is None else text for text in (country, platform))
             expected[*texts, period] += count
     asked = Window(np.datetime64(inside[0]), np.datetime64(inside[1]), grain)
-    warehouse = backend.open()
     if not expected:
         with pytest.raises(DataError):
             warehouse.observations(metric(grain=grain), asked)
@@ -664,15 +723,9 @@ def test_an_empty_table_has_no_span(backend: DuckdbBackend, warehouse: Warehouse
         warehouse.observations(metric(), JANUARY)
 
 
-def test_a_view_that_is_broken_is_named(backend: DuckdbBackend, warehouse: Warehouse) -> None:
-    backend.run("CREATE TABLE base (x INT)", "CREATE VIEW users AS SELECT * FROM base", "DROP TABLE base")
-    with pytest.raises(DataError, match=r"view 'users' .* cannot be read"):
-        warehouse.observations(metric(), JANUARY)
-
-
 def test_a_view_whose_rows_do_not_convert_is_a_data_error(backend: DuckdbBackend, warehouse: Warehouse) -> None:
     backend.run(one_row(new_users="'many'").replace("users", "raw", 1))
-    backend.run("CREATE VIEW users AS SELECT * REPLACE (new_users::INT AS new_users) FROM raw")
+    backend.run("CREATE VIEW users AS SELECT created_at, country_code, platform, new_users::INT AS new_users FROM raw")
     with pytest.raises(DataError, match="many"):
         warehouse.observations(metric(), JANUARY)
 
@@ -882,8 +935,11 @@ def test_an_unknown_url_is_named_with_the_form_expected(url: str) -> None:
     assert repr(url) in str(caught.value)
 
 
-def test_opening_a_url_imports_duckdb_only_where_it_is_used() -> None:
-    code = "import sys, segwatch.warehouses; assert not {'duckdb', 'ibis'} & set(sys.modules)"
+def test_opening_a_url_imports_a_database_only_where_it_is_used() -> None:
+    code = (
+        "import sys, segwatch.warehouses;"
+        "assert not {'duckdb', 'adbc_driver_postgresql', 'adbc_driver_manager', 'ibis'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -1002,6 +1058,13 @@ def test_a_file_that_is_no_database_is_named_and_kept(local: DuckdbBackend) -> N
     assert local.path.read_text() == "a,b\n" * 5000
 
 
+def test_a_view_that_is_broken_is_named(local: DuckdbBackend) -> None:
+    # PostgreSQL refuses to drop what a view needs.
+    local.run("CREATE TABLE base (x INT)", "CREATE VIEW users AS SELECT * FROM base", "DROP TABLE base")
+    with pytest.raises(DataError, match=r"view 'users' .* cannot be read"):
+        local.open().observations(metric(), JANUARY)
+
+
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(BackendError, match=r"there is no folder .*nowhere"):
         open_warehouse(f"duckdb:///{tmp_path}/nowhere/x.duckdb").create_table("users", METRIC_SCHEMA)
@@ -1090,9 +1153,12 @@ def test_no_extension_is_downloaded(local: DuckdbBackend) -> None:
 
 
 def test_a_million_rows_are_inserted_twice_in_seconds(local: DuckdbBackend) -> None:
-    warehouse = local.open()
+    check_many_rows(local.open(), n_segments=2000)
+
+
+def check_many_rows(warehouse: Warehouse, n_segments: int) -> None:
     warehouse.create_table("users", METRIC_SCHEMA)
-    n_days, n_segments = 500, 2000
+    n_days = 500
     day = np.datetime64("2023-01-01") + np.arange(n_days)
     countries = pa.array([f"c{i}" for i in range(n_segments)])
 
@@ -1161,3 +1227,337 @@ def test_death_amid_replace_leaves_the_old_table_or_the_new_one(local: DuckdbBac
     values = set(found["value"].to_pylist())
     assert found.num_rows == 31 * 600
     assert len(values) == 1 and values <= {begun - 1.0, float(begun)}
+
+
+# PostgreSQL
+
+
+@pytest.fixture
+def postgres(postgres_server: Any, tmp_path: Path) -> Iterator[PostgresBackend]:
+    made = PostgresBackend(tmp_path, postgres_server)
+    yield made
+    made.close()
+
+
+@contextlib.contextmanager
+def held(backend: PostgresBackend, statement: str) -> Iterator[None]:
+    """Another session has executed the statement and has not ended its transaction."""
+    with backend.server.connect() as other, other.cursor() as cursor:
+        other.adbc_connection.set_autocommit(False)
+        cursor.execute(statement)
+        yield
+        other.rollback()
+
+
+def test_a_lock_of_another_session_is_waited_for_within_bounds(postgres: PostgresBackend) -> None:
+    warehouse = postgres.open("?options=-c%20lock_timeout%3D300ms")
+    create_predictions(warehouse)
+    rows = prediction_rows("users", ["2024-01-01"])
+    warehouse.replace_predictions("predictions", "users", JANUARY, rows, {})
+    started = time.monotonic()
+    with held(postgres, "LOCK TABLE predictions IN EXCLUSIVE MODE"):
+        with pytest.raises(BackendError, match="is locked by another session: try again") as caught:
+            warehouse.replace_predictions("predictions", "users", JANUARY, prediction_rows("users", []), {})
+        assert caught.value.retryable
+        assert warehouse.predictions("predictions", "users", JANUARY).num_rows == 1
+    assert time.monotonic() - started < 10
+    assert warehouse.replace_predictions("predictions", "users", JANUARY, rows, {}) == 1
+
+
+def test_a_view_that_takes_too_long_is_given_up(postgres: PostgresBackend) -> None:
+    warehouse = postgres.open("?options=-c%20statement_timeout%3D300ms")
+    postgres.server.run(
+        "CREATE VIEW users AS SELECT now() AS created_at, pg_sleep(9)::text AS country_code, 1 AS new_users"
+    )
+    with pytest.raises(BackendError, match="took too long") as caught:
+        warehouse.observations(metric(dimensions=("country_code",)), window("2020-01-01", "2100-01-01"))
+    assert caught.value.retryable
+
+
+def test_a_statement_that_someone_cancels_is_not_to_be_retried(postgres: PostgresBackend) -> None:
+    warehouse = postgres.open()
+    create_predictions(warehouse)
+    cancel = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    with held(postgres, "LOCK TABLE predictions"), concurrent.futures.ThreadPoolExecutor() as threads:
+        waiting = threads.submit(warehouse.truncate, "predictions")
+        while not postgres.server.run(cancel):
+            time.sleep(0.02)
+        with pytest.raises(BackendError, match="was cancelled") as caught:
+            waiting.result(20)
+    assert not caught.value.retryable
+
+
+def test_a_reader_amid_an_insert_sees_the_old_rows(postgres: PostgresBackend) -> None:
+    writer, reader = postgres.open(), postgres.open()
+    writer.create_table("users", METRIC_SCHEMA)
+    writer.insert("users", metric_rows(("2024-01-01", "it", "ios", 1)).to_batches(), KEYS)
+    seen = []
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        yield from metric_rows(("2024-01-01", "it", "ios", 2)).to_batches()
+        seen.extend(reader.observations(metric(), JANUARY)["value"].to_pylist())
+        yield from metric_rows(("2024-01-02", "it", "ios", 2)).to_batches()
+
+    writer.insert("users", batches(), KEYS)
+    assert seen == [1.0]
+    assert reader.observations(metric(), JANUARY)["value"].to_pylist() == [2.0, 2.0]
+
+
+def test_of_two_writers_one_waits_and_neither_is_lost_or_mixed(postgres: PostgresBackend) -> None:
+    create_predictions(postgres.open(), "country_code")
+    writers = [postgres.open() for _ in range(2)]
+
+    def replace(value: int) -> list[int]:
+        rows = many_predictions(float(value))
+        return [writers[value].replace_predictions("predictions", "users", JANUARY, rows, {}) for _ in range(3)]
+
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        assert list(threads.map(replace, range(2))) == [[31 * 600] * 3] * 2
+    found = writers[0].predictions("predictions", "users", JANUARY)
+    assert found.num_rows == 31 * 600
+    assert len(set(found["value"].to_pylist())) == 1
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no kill -9")
+@pytest.mark.parametrize("seed", range(4))
+def test_a_server_killed_amid_replace_leaves_the_old_rows_or_the_new_ones(postgres: PostgresBackend, seed: int) -> None:
+    warehouse = postgres.open()
+    create_predictions(warehouse, "country_code")
+    warehouse.replace_predictions("predictions", "users", JANUARY, many_predictions(0.0), {})
+    ((process,),) = postgres.server.run("SELECT pid FROM pg_stat_activity WHERE application_name = 'segwatch'")
+    begun = 0
+
+    def replace_forever() -> None:
+        nonlocal begun
+        while True:
+            begun += 1
+            warehouse.replace_predictions("predictions", "users", JANUARY, many_predictions(float(begun)), {})
+
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        writing = threads.submit(replace_forever)
+        time.sleep(random.Random(seed).uniform(0.05, 0.6))
+        os.kill(process, signal.SIGKILL)
+        with pytest.raises(BackendError) as caught:
+            writing.result(60)
+    assert caught.value.retryable, caught.value
+    postgres.server.wait()
+    found = warehouse.predictions("predictions", "users", JANUARY)
+    values = set(found["value"].to_pylist())
+    assert found.num_rows == 31 * 600
+    assert len(values) == 1 and values <= {begun - 1.0, float(begun)}
+
+
+def test_a_session_that_the_server_ended_while_idle_is_opened_anew(postgres: PostgresBackend) -> None:
+    warehouse = postgres.open()
+    create_predictions(warehouse)
+    ended = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'segwatch'"
+    assert postgres.server.run(ended) == [(True,)]
+    rows = prediction_rows("users", ["2024-01-01"])
+    assert warehouse.replace_predictions("predictions", "users", JANUARY, rows, {}) == 1
+
+
+@pytest.mark.parametrize(
+    ("user", "change", "message", "retryable"),
+    [
+        ("guest", {}, "did not accept the user or the password: set PGPASSWORD", False),
+        ("nobody_knows", {}, "did not accept the user or the password", False),
+        ("segwatch", {"/metrics": "/nowhere"}, 'there is no such database .* "nowhere"', False),
+        ("segwatch", {"/metrics": "/metrics?sslmode=require"}, "do not agree on encryption: mend sslmode", False),
+        ("segwatch", {"@127.0.0.1": "@127.0.0.2"}, "there is no PostgreSQL server at .*: start it", True),
+        ("segwatch", {"@127.0.0.1": "@no-host.invalid"}, "there is no PostgreSQL server at .*: start it", True),
+    ],
+)
+def test_a_database_that_cannot_be_reached_is_named_with_the_mend(
+    postgres: PostgresBackend, monkeypatch: Any, user: str, change: dict[str, str], message: str, retryable: bool
+) -> None:
+    monkeypatch.setenv("PGPASSWORD", "wr0ng")
+    url = postgres.url.replace("segwatch@", f"{user}@")
+    for old, new in change.items():
+        url = url.replace(old, new)
+    with pytest.raises(BackendError, match=message) as caught:
+        open_warehouse(url).created_tables()
+    assert caught.value.retryable is retryable
+    assert url in str(caught.value)
+    assert "wr0ng" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_driver_that_is_not_installed_is_named_with_its_extra(monkeypatch: Any) -> None:
+    monkeypatch.delitem(sys.modules, "segwatch.warehouses.postgres", raising=False)
+    monkeypatch.setitem(sys.modules, "adbc_driver_postgresql", None)
+    with pytest.raises(SettingsError, match=r"adbc_driver_postgresql is missing: pip install 'segwatch\[postgres\]'"):
+        open_warehouse("postgresql://segwatch@127.0.0.1/metrics")
+
+
+def test_a_password_in_the_url_works_and_is_never_shown(postgres: PostgresBackend) -> None:
+    server = postgres.server
+    quoted = urllib.parse.quote(server.password, safe="")
+    url = server.url().replace("segwatch@", f"{server.guest}:{quoted}@")
+    warehouse = open_warehouse(url)
+    assert warehouse.created_tables() == []
+    with pytest.raises(DataError, match=r"postgresql://guest:\*\*\*@127") as caught:
+        warehouse.truncate("users")
+    assert quoted not in str(caught.value)
+    warehouse.close()
+    for wrong in (url.replace(quoted, server.password), url.replace(quoted, "s3cret") + "/x", url.replace("q", "q:")):
+        for secret in ("postgresql", "bigquery"):
+            with pytest.raises(SettingsError) as refused:
+                open_warehouse(wrong.replace("postgresql", secret, 1) + "/x")
+            assert not {quoted, server.password, "p@ss", "s3cret"} & set(re.split(r"[:/@']", str(refused.value)))
+
+
+def test_a_right_that_is_missing_is_named_with_its_table(postgres: PostgresBackend, monkeypatch: Any) -> None:
+    server = postgres.server
+    monkeypatch.setenv("PGPASSWORD", server.password)
+    postgres.run(one_row())
+    postgres.open().create_table("predictions", PREDICTIONS_SCHEMA)
+    guest = open_warehouse(server.url().replace("segwatch@", f"{server.guest}@"))
+    rows = prediction_rows("users", ["2024-01-01"])
+    calls: list[tuple[Callable[[], object], str]] = [
+        (lambda: guest.observations(metric(), JANUARY), "permission denied for schema public"),
+        (lambda: guest.create_table("mine", METRIC_SCHEMA), "permission denied for schema public"),
+        (lambda: guest.observations(metric(), JANUARY), "permission denied for table users"),
+        (lambda: guest.replace_predictions("predictions", "users", JANUARY, rows, {}), "for table predictions"),
+        (guest.drop_created, "must be owner of table predictions"),
+    ]
+    for number, (call, message) in enumerate(calls):
+        if number == 2:
+            server.run(f"GRANT USAGE ON SCHEMA public TO {server.guest}")
+        with pytest.raises(BackendError, match=f"does not grant a right .*{message}") as caught:
+            call()
+        assert not caught.value.retryable
+    guest.close()
+    assert postgres.open().created_tables() == ["predictions"]
+
+
+@pytest.mark.parametrize(
+    "other",
+    ["TABLE sales.mine (x INT)", "VIEW sales.mine AS SELECT 1 AS x", "TYPE sales.mine AS ENUM ('a')", ""],
+)
+def test_drop_created_leaves_a_schema_that_holds_anything_else(postgres: PostgresBackend, other: str) -> None:
+    warehouse = postgres.open()
+    warehouse.create_table("sales.users", METRIC_SCHEMA)
+    postgres.server.run(f"CREATE {other}" if other else "SELECT 1")
+    assert warehouse.drop_created() == ["sales.users"]
+    schemas = postgres.server.run("SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_'")
+    assert (("sales",) in schemas) == bool(other)
+
+
+def test_a_table_that_a_view_needs_is_not_dropped(postgres: PostgresBackend) -> None:
+    warehouse = postgres.open()
+    warehouse.create_table("predictions", PREDICTIONS_SCHEMA)
+    postgres.server.run("CREATE VIEW mine AS SELECT ts FROM predictions")
+    with pytest.raises(BackendError, match=r"something else in .* depends on what is to be dropped"):
+        warehouse.drop_created()
+    assert warehouse.created_tables() == ["predictions"]
+
+
+def test_tables_are_marked_and_described_where_others_look(postgres: PostgresBackend) -> None:
+    postgres.open().create_table("users", METRIC_SCHEMA)
+    said = "SELECT obj_description('users'::regclass), col_description('users'::regclass, 1)"
+    ((mark, description),) = postgres.server.run(said)
+    assert "segwatch" in mark
+    assert description == METRIC_SCHEMA.columns[0].description
+
+
+def test_a_materialized_view_and_types_of_postgresql_are_read(postgres: PostgresBackend) -> None:
+    postgres.server.run(
+        "CREATE DOMAIN how_many AS NUMERIC CHECK (value > -10)",
+        "CREATE DOMAIN how_many_more AS how_many",
+        "CREATE MATERIALIZED VIEW users AS SELECT '2024-01-02 01:30:00+03'::timestamptz AS created_at,"
+        " '6f1e1c9e-57e5-4b3a-8a53-0c9d3d1f0a11'::uuid AS country_code, 'ios'::char(5) AS platform,"
+        " 1.25::how_many_more AS new_users, point(1, 2) AS at, '{}'::jsonb AS more",
+    )
+    warehouse = postgres.open()
+    found = warehouse.observations(metric(), JANUARY)
+    assert [tuple(row.values()) for row in found.to_pylist()] == [
+        (dt.datetime(2024, 1, 1), "6f1e1c9e-57e5-4b3a-8a53-0c9d3d1f0a11", "ios", 1.25, 1)
+    ]
+    for name in ("at", "more"):
+        with pytest.raises(DataError, match=f"'{name}' .* has the type UNKNOWN"):
+            warehouse.observations(metric(dimensions=(name,)), JANUARY)
+        with pytest.raises(DataError, match=f"'{name}' .* has the type UNKNOWN"):
+            warehouse.observations(metric(value=name), JANUARY)
+
+
+@pytest.mark.parametrize(("value", "what"), [("NaN", "NaN"), ("Infinity", "an infinite number")])
+def test_decimals_that_are_no_numbers_are_named(postgres: PostgresBackend, value: str, what: str) -> None:
+    postgres.server.run(
+        "CREATE TABLE users AS SELECT date '2024-01-05' AS created_at, 'it' AS country_code, 'ios' AS platform,"
+        f" '{value}'::numeric AS new_users"
+    )
+    with pytest.raises(DataError, match=f"1 row has {what}"):
+        postgres.open().observations(metric(), JANUARY)
+
+
+def test_texts_that_a_collation_takes_for_equal_are_told_apart(postgres: PostgresBackend) -> None:
+    postgres.server.run(
+        "CREATE TABLE users AS SELECT date '2024-01-05' AS created_at, c COLLATE nocase AS country_code, 1 AS new_users"
+        " FROM unnest(ARRAY['it', 'IT', 'de']) AS c"
+    )
+    found = postgres.open().observations(metric(dimensions=("country_code",)), JANUARY)
+    assert found["country_code"].to_pylist() == ["IT", "de", "it"]
+
+
+def test_names_that_differ_in_case_alone_are_told_apart(postgres: PostgresBackend) -> None:
+    for name, users in (("users", 1), ("Users", 2)):
+        postgres.load(name, metric_rows(("2024-01-01", "it", "ios", users)))
+    for name, users in (("users", 1.0), ("Users", 2.0), ("public.Users", 2.0)):
+        assert postgres.open().observations(metric(table=name), JANUARY)["value"].to_pylist() == [users]
+
+
+def test_names_that_postgresql_would_cut_are_refused(postgres: PostgresBackend) -> None:
+    warehouse = postgres.open()
+    long = TableSchema((*METRIC_SCHEMA.columns, Column("è" * 32, "STRING")))
+    for call in (lambda: warehouse.create_table("x" * 64, METRIC_SCHEMA), lambda: warehouse.create_table("x", long)):
+        with pytest.raises(DataError, match="is too long: PostgreSQL keeps 63 bytes"):
+            call()
+    assert warehouse.created_tables() == []
+    assert warehouse.create_table("x" * 63, METRIC_SCHEMA)
+
+
+def test_text_that_postgresql_cannot_hold_is_a_data_error(postgres: PostgresBackend) -> None:
+    warehouse = postgres.open()
+    warehouse.create_table("users", METRIC_SCHEMA)
+    with pytest.raises(DataError, match="invalid byte sequence"):
+        warehouse.insert("users", metric_rows(("2024-01-01", "a\0b", "ios", 1)).to_batches(), KEYS)
+    assert warehouse.truncate("users") == 0
+
+
+def test_a_search_path_says_where_short_names_are(postgres: PostgresBackend) -> None:
+    postgres.server.run("CREATE SCHEMA sales")
+    warehouse = postgres.open("?options=-c%20search_path%3Dsales")
+    warehouse.create_table("users", METRIC_SCHEMA)
+    assert warehouse.created_tables() == ["users"]
+    assert postgres.open().created_tables() == ["sales.users"]
+
+
+@pytest.mark.parametrize(
+    ("state", "words", "retryable"),
+    [
+        ("53100", "the disk of x is full", False),
+        ("53300", "too many connections", True),
+        ("57P03", "x is starting or stopping", True),
+        ("40P01", "another session changed the same rows", True),
+        ("40001", "another session changed the same rows", True),
+        ("57014", "took too long", True),
+        ("25006", "x is read-only: name the primary", False),
+        ("08006", "the connection to x broke", True),
+        ("42P07", "another session has just made the same table", True),
+        ("XX000", "x could not be used", False),
+    ],
+)
+def test_what_postgresql_refuses_is_said_in_one_line(
+    postgres: PostgresBackend, state: str, words: str, retryable: bool
+) -> None:
+    from segwatch.warehouses.postgres_errors import explain
+
+    raised = f"DO $$ BEGIN RAISE EXCEPTION 'so it is' USING ERRCODE = '{state}'; END $$"
+    with pytest.raises(adbc_driver_manager.Error) as caught:
+        postgres.server.run(raised)
+    said = explain(caught.value, "x")
+    assert isinstance(said, BackendError) and said.retryable is retryable
+    assert words in str(said) and str(said).endswith("(so it is)") and "\n" not in str(said)
+
+
+def test_many_rows_are_not_each_compared_with_every_other(postgres: PostgresBackend) -> None:
+    check_many_rows(postgres.open(), n_segments=200)

@@ -5,21 +5,36 @@ from __future__ import annotations
 from pathlib import Path
 
 from segwatch.errors import SettingsError
+from segwatch.warehouses import postgres_url
 from segwatch.warehouses.base import Warehouse
 
 __all__ = ["Warehouse", "open_warehouse"]
 
 _DUCKDB = "duckdb:///"
+_POSTGRES = ("postgresql://", "postgres://")
 
 
 def open_warehouse(url: str) -> Warehouse:
     """The warehouse behind a URL; nothing is opened or made before its first use.
 
-    Raises SettingsError if the URL is not of the form duckdb:///FILE.
+    Raises SettingsError if the URL is of no form that is known, or what it needs is not installed.
     """
+    if url.startswith(_POSTGRES):
+        return _open_postgres(url)
     if not url.startswith(_DUCKDB) or not url.removeprefix(_DUCKDB):
-        raise SettingsError(f"the warehouse {url!r} is not known: write it as duckdb:///FILE")
+        raise SettingsError(
+            f"the warehouse {postgres_url.masked(url)!r} is not known: write it as duckdb:///FILE"
+            f" or {postgres_url.FORM}"
+        )
     # DuckDB and ibis take half a second to import, which commands that read no data need not wait for.
     from segwatch.warehouses.duckdb import DuckdbWarehouse
 
     return DuckdbWarehouse(Path(url.removeprefix(_DUCKDB)))
+
+
+def _open_postgres(url: str) -> Warehouse:
+    try:
+        from segwatch.warehouses.postgres import PostgresWarehouse
+    except ModuleNotFoundError as error:
+        raise SettingsError(f"the module {error.name} is missing: pip install 'segwatch[postgres]'") from error
+    return PostgresWarehouse(url)

@@ -162,7 +162,11 @@ def finish(rows: pa.Table, source: Metric) -> pa.Table:
             f"table {source.table!r}, column {source.value!r}: the rows of one segment and period add up to"
             " more than a FLOAT can hold; mend the values or leave them out in a view"
         )
-    keys = [*source.dimensions, "ts"]
+    return in_order(table, [*source.dimensions, "ts"])
+
+
+def in_order(table: pa.Table, keys: list[str]) -> pa.Table:
+    """The rows sorted by keys that hold no NULL, text in byte order."""
     # ORDER BY is not to be trusted: collations, enums and parallel Arrow readers each change the order.
     return table if _is_sorted(table, keys) else table.sort_by([(key, "ascending") for key in keys])
 
@@ -226,9 +230,10 @@ def _texts(table: ir.Table, source: Metric) -> dict[str, ir.StringValue]:
 def _bad_values(table: ir.Table, source: Metric) -> dict[str, ir.BooleanValue]:
     value = table[source.value]
     bad: dict[str, ir.BooleanValue] = {"null": value.isnull()}
-    if value.type().is_floating():
-        bad["nan"] = value.isnan()
-        bad["infinite"] = value.isinf()
+    # PostgreSQL's NUMERIC holds NaN and infinity too.
+    if value.type().is_floating() or value.type().is_decimal():
+        bad["nan"] = value.cast("float64").isnan()
+        bad["infinite"] = value.cast("float64").isinf()
     if source.missing == "zero":
         bad["negative"] = value < 0
     return bad

@@ -1,0 +1,59 @@
+import json
+
+import pytest
+
+from segwatch.core.window import Window, parse_time
+from segwatch.warehouses import open_warehouse
+
+from .conftest import END
+
+SPLIT = "2026-11-14"
+RUN = ["metric", "level", "segment_id", "ts", "country_code", "platform", "channel"]
+DECIDED = ["prediction", "is_anomaly", "direction", "status", "reason"]
+SCORED = ["value", "expected", "lower", "upper", "score", "p_value"]
+
+
+def run_all(folder, segwatch, warehouse=None):
+    """The predictions of the same data, by way of a warehouse: the template's DuckDB file if none is named."""
+    segwatch(folder, "init")
+    settings = folder / "segwatch.toml"
+    url = f"duckdb:///{folder}/segwatch.duckdb"
+    if warehouse is not None:
+        settings.write_text(settings.read_text().replace("duckdb:///segwatch.duckdb", warehouse))
+        url = warehouse
+    segwatch(folder, "create")
+    segwatch(folder, "data", "insert", "--segments", "3", "--days", "150", "--end", END)
+    segwatch(folder, "train", "--as-of", SPLIT)
+    for _ in range(2):
+        segwatch(folder, "infer", "--start", SPLIT, "--end", END)
+    opened = open_warehouse(url)
+    window = Window(parse_time(SPLIT, "day", ""), parse_time(END, "day", ""))
+    rows = opened.predictions("predictions", "new_users", window)
+    opened.close()
+    return rows
+
+
+def test_postgresql_and_duckdb_lead_to_the_same_predictions(tmp_path, segwatch, postgres_server):
+    postgres_server.empty()
+    (tmp_path / "duckdb").mkdir()
+    (tmp_path / "postgres").mkdir()
+    expected = run_all(tmp_path / "duckdb", segwatch)
+    found = run_all(tmp_path / "postgres", segwatch, postgres_server.url())
+    assert found.num_rows == 3 * 10
+    assert found.schema.names == expected.schema.names
+    for name in (*RUN, *DECIDED):
+        assert found[name].to_pylist() == expected[name].to_pylist(), name
+    for name in SCORED:
+        assert found[name].to_pylist() == pytest.approx(expected[name].to_pylist(), rel=1e-9, abs=1e-9), name
+
+
+def test_destroy_leaves_a_database_as_it_was(tmp_path, segwatch, postgres_server):
+    postgres_server.empty()
+    postgres_server.run("CREATE TABLE mine AS SELECT 1 AS x")
+    segwatch(tmp_path, "init")
+    settings = tmp_path / "segwatch.toml"
+    settings.write_text(settings.read_text().replace("duckdb:///segwatch.duckdb", postgres_server.url()))
+    segwatch(tmp_path, "create")
+    segwatch(tmp_path, "destroy", "--yes")
+    tables = "SELECT json_agg(relname) FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
+    assert json.loads(postgres_server.run(tables)[0][0]) == ["mine"]
