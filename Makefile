@@ -7,6 +7,7 @@ AS_OF    ?=
 SEGMENTS ?= 27
 DAYS     ?= 1000
 SEED     ?= 7
+PYTEST_OPTIONS ?=
 
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
@@ -21,7 +22,7 @@ AS_OF_OPTION := $(if $(AS_OF),--as-of $(AS_OF))
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
-	@echo; echo "Variables: VENV DEMO SETTINGS TARGET AS_OF SEGMENTS DAYS SEED"
+	@echo; echo "Variables: VENV DEMO SETTINGS TARGET AS_OF SEGMENTS DAYS SEED PYTEST_OPTIONS"
 
 $(VENV)/installed-base: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("segwatch needs Python 3.11 to 3.13, " + sys.executable + " is " + sys.version.split()[0] + ": set PYTHON=") if not (3, 11) <= sys.version_info[:2] <= (3, 13) else 0'
@@ -42,7 +43,7 @@ demo: $(VENV)/installed-base ## Generate data, train, score 60 days, write the r
 	@$(BIN)/python examples/demo.py $(DEMO)
 
 test: $(VENV)/installed-test ## Run the tests
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 $(PYTEST_OPTIONS)
 
 check: $(VENV)/installed-dev ## Lint, types and import contracts
 	$(BIN)/ruff format --check .
