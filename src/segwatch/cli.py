@@ -100,7 +100,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def session(
     context: typer.Context,
-    settings: Annotated[Path, typer.Option(help="Settings file.")] = Path("segwatch.toml"),
+    settings: Annotated[Path, typer.Option(help="Settings file.", readable=False)] = Path("segwatch.toml"),
     target: Annotated[str | None, typer.Option(help="Target of the settings.")] = None,
     log_format: Annotated[LogFormat, typer.Option(help="text for people, json for machines.")] = LogFormat.text,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say only errors.")] = False,
