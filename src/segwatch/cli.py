@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from segwatch import __version__
-from segwatch.errors import BackendError, DataError, ModelError, SegwatchError, UsageError
+from segwatch.errors import DataError, ModelError, SegwatchError, UsageError, disk_error
 
 if TYPE_CHECKING:
     import numpy as np
@@ -211,9 +211,10 @@ def init(
     from segwatch.settings import TEMPLATE
 
     path = context.obj.settings_path
+    _check_place("--settings", path)
     if path.exists() and not force:
         raise UsageError(f"{path} is there already: edit it, or write it anew with --force")
-    path.write_text(TEMPLATE, encoding="utf-8")
+    _write_whole(path, TEMPLATE)
     context.obj.say("init", wrote=path)
 
 
@@ -252,7 +253,9 @@ def _labels_table(metric: Metric) -> str:
 def data_insert(
     context: typer.Context,
     metric: MetricOption = None,
-    source: Annotated[Path | None, typer.Option("--from", help="A .csv or .parquet file of your own rows.")] = None,
+    source: Annotated[
+        Path | None, typer.Option("--from", help="A .csv or .parquet file of your own rows.", readable=False)
+    ] = None,
     segments: Annotated[int, typer.Option(help="Segments to generate.")] = 27,
     days: Annotated[int, typer.Option(help="Days to generate.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the generator.")] = 7,
@@ -299,14 +302,24 @@ def _insert_generated(
     return n_rows
 
 
+def _ask(question: str, yes: bool) -> None:
+    """Nothing happens if the answer is yes. Raises UsageError if it is no, or if there is nobody to answer."""
+    try:
+        if yes or typer.confirm(question, err=True):
+            return
+    except typer.Abort:
+        # The question's line is still open.
+        typer.echo(err=True)
+    raise UsageError("nothing was removed: answer y, or give --yes")
+
+
 @data_app.command("truncate")
 def data_truncate(context: typer.Context, metric: MetricOption = None, yes: Yes = False) -> None:
     """Remove every row of the metric's table, if segwatch made it."""
     settings = context.obj.settings()
     _, chosen = _metric(settings, metric)
     with _warehouse(context.obj, settings) as warehouse:
-        if not yes and not typer.confirm(f"Remove every row of {chosen.table}?"):
-            raise UsageError("nothing was removed")
+        _ask(f"Remove every row of {chosen.table}?", yes)
         n_rows = warehouse.truncate(chosen.table)
         if _is_generated(chosen):
             warehouse.truncate(_labels_table(chosen))
@@ -455,11 +468,12 @@ def report(
     metric: MetricOption = None,
     start: Start = None,
     end: End = None,
-    output: Annotated[Path, typer.Option(help="File to write.")] = Path("segwatch-report.html"),
+    output: Annotated[Path, typer.Option(help="File to write.", readable=False)] = Path("segwatch-report.html"),
 ) -> None:
     """Write one self-contained HTML page of the predictions; the last 90 periods by default."""
     from segwatch.report import render_report
 
+    _check_place("--output", output)
     with _run(context.obj, metric, None) as run:
         window = _reported_window(run, start, end)
         predictions = run.warehouse.predictions(run.predictions_table, run.metric_name, window)
@@ -511,15 +525,24 @@ def _model_facts(run: Run, predictions: Any) -> Any:
     )
 
 
+def _check_place(option: str, path: Path) -> None:
+    """Nothing happens if a file can be at the path. Raises UsageError if not."""
+    if path.is_dir():
+        raise UsageError(f"{option} {path} is a folder: name a file in it")
+    if not path.parent.is_dir():
+        raise UsageError(f"{option} {path}: there is no folder {path.parent}: make it, or name another file")
+
+
 def _write_whole(path: Path, text: str) -> None:
     """The file holds the text, or what it held before."""
     partial = path.with_name(path.name + ".part")
     try:
         partial.write_text(text, encoding="utf-8")
         partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        raise disk_error(error, str(path)) from error
 
 
 @app.command()
@@ -533,8 +556,7 @@ def destroy(context: typer.Context, yes: Yes = False) -> None:
             typer.echo(f"table {name}")
         for name in models:
             typer.echo(f"model {name}")
-        if not yes and not typer.confirm("Remove all of these?"):
-            raise UsageError("nothing was removed")
+        _ask("Remove all of these?", yes)
         warehouse.drop_created()
     registry.destroy()
     context.obj.say("destroy", tables=len(tables), models=len(models))
@@ -547,12 +569,7 @@ def main() -> None:
     except SegwatchError as error:
         _fail(error)
     except OSError as error:
-        place = error.filename or "a file"
-        _fail(
-            BackendError(
-                f"{place} cannot be read or written: {error.strerror or error}; free the disk or mend its rights"
-            )
-        )
+        _fail(disk_error(error, str(error.filename or "the output")))
 
 
 def _fail(error: SegwatchError) -> None:
@@ -561,5 +578,7 @@ def _fail(error: SegwatchError) -> None:
 
         say_json("error", message=str(error), exit_code=error.exit_code, retryable=error.retryable)
     else:
-        typer.echo(f"error: {error}", err=True)
+        # A value of the data may hold anything, and a message is one line.
+        shown = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in str(error))
+        typer.echo(f"error: {shown}", err=True)
     sys.exit(error.exit_code)
