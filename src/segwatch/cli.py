@@ -557,8 +557,9 @@ def destroy(context: typer.Context, yes: Yes = False) -> None:
         for name in models:
             typer.echo(f"model {name}")
         _ask("Remove all of these?", yes)
+        # The warehouse last: the database file goes with it, and without one a second destroy could not finish.
+        registry.destroy()
         warehouse.drop_created()
-    registry.destroy()
     context.obj.say("destroy", tables=len(tables), models=len(models))
 
 
