@@ -262,8 +262,6 @@ def data_insert(
     end: Annotated[str | None, typer.Option(help="Day after the last one; default: today (UTC).")] = None,
 ) -> None:
     """Insert generated rows, or those of a file, in place of rows of the same time and segment."""
-    from segwatch.data import metric_schema
-
     settings = context.obj.settings()
     _, chosen = _metric(settings, metric)
     keys = [chosen.time, *chosen.dimensions]
@@ -271,7 +269,7 @@ def data_insert(
         if source is not None:
             from segwatch.data.files import read_rows
 
-            rows = read_rows(source, metric_schema(chosen))
+            rows = read_rows(source, chosen)
             n_rows = warehouse.insert(chosen.table, rows.to_batches(), keys)
         else:
             n_rows = _insert_generated(warehouse, chosen, segments, days, seed, end)
