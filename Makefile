@@ -16,6 +16,7 @@ STATE_BUCKET ?= $(BUCKET_NAME)-tfstate
 TAG          ?= $(shell git rev-parse --short=12 HEAD)
 TERRAFORM    ?= terraform
 GCLOUD       ?= gcloud
+PYTEST_OPTIONS ?=
 
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
@@ -50,7 +51,7 @@ needs = $(foreach name,PROJECT_ID BUCKET_NAME,$(if $($(name)),,$(error $(name) i
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
-	@echo; echo "Variables: VENV DEMO SETTINGS TARGET AS_OF SEGMENTS DAYS SEED PROJECT_ID BUCKET_NAME ENV REGION"
+	@echo; echo "Variables: VENV DEMO SETTINGS TARGET AS_OF SEGMENTS DAYS SEED PROJECT_ID BUCKET_NAME ENV REGION PYTEST_OPTIONS"
 
 $(VENV)/installed-base: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("segwatch needs Python 3.11 to 3.13, " + sys.executable + " is " + sys.version.split()[0] + ": set PYTHON=") if not (3, 11) <= sys.version_info[:2] <= (3, 13) else 0'
@@ -75,7 +76,7 @@ demo: $(VENV)/installed-base ## Generate data, train, score 60 days, write the r
 	@$(BIN)/python examples/demo.py $(DEMO)
 
 test: $(VENV)/installed-test ## Run the tests
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 $(PYTEST_OPTIONS)
 
 check: $(VENV)/installed-dev ## Lint, types and import contracts
 	$(BIN)/ruff format --check .

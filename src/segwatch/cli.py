@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from segwatch import __version__
-from segwatch.errors import BackendError, SegwatchError, UsageError
+from segwatch.errors import SegwatchError, UsageError, disk_error
 
 if TYPE_CHECKING:
     from segwatch.core.bundle import ModelBundle
@@ -131,7 +131,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def session(
     context: typer.Context,
-    settings: Annotated[Path, typer.Option(help="Settings file.")] = Path("segwatch.toml"),
+    settings: Annotated[Path, typer.Option(help="Settings file.", readable=False)] = Path("segwatch.toml"),
     target: Annotated[str | None, typer.Option(help="Target of the settings.")] = None,
     log_format: Annotated[LogFormat, typer.Option(help="text for people, json for machines.")] = LogFormat.text,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say only errors.")] = False,
@@ -209,9 +209,10 @@ def init(
     from segwatch.settings import TEMPLATE
 
     path = context.obj.settings_path
+    _check_place("--settings", path)
     if path.exists() and not force:
         raise UsageError(f"{path} is there already: edit it, or write it anew with --force")
-    path.write_text(TEMPLATE, encoding="utf-8")
+    _write_whole(path, TEMPLATE)
     context.obj.say("init", wrote=path)
 
 
@@ -250,15 +251,15 @@ def _labels_table(metric: Metric) -> str:
 def data_insert(
     context: typer.Context,
     metric: MetricOption = None,
-    source: Annotated[Path | None, typer.Option("--from", help="A .csv or .parquet file of your own rows.")] = None,
+    source: Annotated[
+        Path | None, typer.Option("--from", help="A .csv or .parquet file of your own rows.", readable=False)
+    ] = None,
     segments: Annotated[int, typer.Option(help="Segments to generate.")] = 27,
     days: Annotated[int, typer.Option(help="Days to generate.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the generator.")] = 7,
     end: Annotated[str | None, typer.Option(help="Day after the last one; default: today (UTC).")] = None,
 ) -> None:
     """Insert generated rows, or those of a file, in place of rows of the same time and segment."""
-    from segwatch.data import metric_schema
-
     settings = context.obj.settings()
     _, chosen = _metric(settings, metric)
     keys = [chosen.time, *chosen.dimensions]
@@ -266,7 +267,7 @@ def data_insert(
         if source is not None:
             from segwatch.data.files import read_rows
 
-            rows = read_rows(source, metric_schema(chosen))
+            rows = read_rows(source, chosen)
             n_rows = warehouse.insert(chosen.table, rows.to_batches(), keys)
         else:
             n_rows = _insert_generated(warehouse, chosen, segments, days, seed, end)
@@ -297,14 +298,24 @@ def _insert_generated(
     return n_rows
 
 
+def _ask(question: str, yes: bool) -> None:
+    """Nothing happens if the answer is yes. Raises UsageError if it is no, or if there is nobody to answer."""
+    try:
+        if yes or typer.confirm(question, err=True):
+            return
+    except typer.Abort:
+        # The question's line is still open.
+        typer.echo(err=True)
+    raise UsageError("nothing was removed: answer y, or give --yes")
+
+
 @data_app.command("truncate")
 def data_truncate(context: typer.Context, metric: MetricOption = None, yes: Yes = False) -> None:
     """Remove every row of the metric's table, if segwatch made it."""
     settings = context.obj.settings()
     _, chosen = _metric(settings, metric)
     with _warehouse(context.obj, settings) as warehouse:
-        if not yes and not typer.confirm(f"Remove every row of {chosen.table}?"):
-            raise UsageError("nothing was removed")
+        _ask(f"Remove every row of {chosen.table}?", yes)
         n_rows = warehouse.truncate(chosen.table)
         if _is_generated(chosen):
             warehouse.truncate(_labels_table(chosen))
@@ -663,16 +674,25 @@ def report(
     metric: MetricOption = None,
     start: Start = None,
     end: End = None,
-    output: Annotated[Path, typer.Option(help="File to write.")] = Path("segwatch-report.html"),
+    output: Annotated[Path, typer.Option(help="File to write.", readable=False)] = Path("segwatch-report.html"),
 ) -> None:
     """Write one self-contained HTML page of the predictions; the last 90 periods by default."""
     from segwatch import runner
     from segwatch.run import reporting_window
 
+    _check_place("--output", output)
     with _run(context.obj, metric, None) as run:
         page = runner.report(run, reporting_window(run, start, end))
     _write_whole(output, page)
     context.obj.say("report", wrote=output.absolute())
+
+
+def _check_place(option: str, path: Path) -> None:
+    """Nothing happens if a file can be at the path. Raises UsageError if not."""
+    if path.is_dir():
+        raise UsageError(f"{option} {path} is a folder: name a file in it")
+    if not path.parent.is_dir():
+        raise UsageError(f"{option} {path}: there is no folder {path.parent}: make it, or name another file")
 
 
 def _write_whole(path: Path, text: str) -> None:
@@ -681,9 +701,10 @@ def _write_whole(path: Path, text: str) -> None:
     try:
         partial.write_text(text, encoding="utf-8")
         partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        raise disk_error(error, str(path)) from error
 
 
 @app.command()
@@ -697,10 +718,10 @@ def destroy(context: typer.Context, yes: Yes = False) -> None:
             typer.echo(f"table {name}")
         for name in models:
             typer.echo(f"model {name}")
-        if not yes and not typer.confirm("Remove all of these?"):
-            raise UsageError("nothing was removed")
+        _ask("Remove all of these?", yes)
+        # The warehouse last: the database file goes with it, and without one a second destroy could not finish.
+        registry.destroy()
         warehouse.drop_created()
-    registry.destroy()
     context.obj.say("destroy", tables=len(tables), models=len(models))
 
 
@@ -711,12 +732,7 @@ def main() -> None:
     except SegwatchError as error:
         _fail(error)
     except OSError as error:
-        place = error.filename or "a file"
-        _fail(
-            BackendError(
-                f"{place} cannot be read or written: {error.strerror or error}; free the disk or mend its rights"
-            )
-        )
+        _fail(disk_error(error, str(error.filename or "the output")))
 
 
 def _fail(error: SegwatchError) -> None:
@@ -725,5 +741,7 @@ def _fail(error: SegwatchError) -> None:
 
         say_json("error", message=str(error), exit_code=error.exit_code, retryable=error.retryable)
     else:
-        typer.echo(f"error: {error}", err=True)
+        # A value of the data may hold anything, and a message is one line.
+        shown = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in str(error))
+        typer.echo(f"error: {shown}", err=True)
     sys.exit(error.exit_code)

@@ -11,6 +11,10 @@ Exit code 1 is a bug in segwatch; 5 is `--fail-on` finding anomalies. A message 
 what is wrong and where, what was expected, and what to do next.
 """
 
+from __future__ import annotations
+
+import errno
+
 
 class SegwatchError(Exception):
     """The root of the tree; the command line prints its message and exits with `exit_code`."""
@@ -52,3 +56,15 @@ class BackendError(SegwatchError):
     def __init__(self, message: str, *, retryable: bool = False) -> None:
         super().__init__(message)
         self.retryable = retryable
+
+
+def disk_error(error: OSError, place: str) -> BackendError:
+    """What the operating system refused at a place, and what to do about it."""
+    # numpy tells of a full disk without its number.
+    if error.errno in (errno.ENOSPC, errno.EDQUOT) or "requested and" in str(error):
+        return BackendError(f"the disk that holds {place} is full: free some space and run again")
+    if error.errno == errno.EFBIG:
+        return BackendError(f"{place} may not grow: raise the limit on the size of files (ulimit -f) and run again")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return BackendError(f"{place} may not be used: grant the right to read and write it, or name another")
+    return BackendError(f"{place} cannot be read or written: {error.strerror or error}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ from segwatch.core.evaluation import SAMPLE
 from segwatch.core.panel import build_panel
 from segwatch.core.training import Progress
 from segwatch.core.window import Window
-from segwatch.errors import ModelError
+from segwatch.errors import ModelError, disk_error
 from segwatch.registries import ModelVersion
 from segwatch.run import Observer, Run
 from segwatch.settings import Metric
@@ -85,17 +85,28 @@ class _Clock:
 
 @contextmanager
 def _workspace(run: Run) -> Iterator[Path]:
-    """A directory of this run alone, removed at the end; those that a killed run left behind go too."""
-    run.workspace.mkdir(parents=True, exist_ok=True)
-    for old in run.workspace.iterdir():
-        if old.stat().st_mtime < time.time() - _STALE:
-            shutil.rmtree(old, ignore_errors=True)
+    """A directory of this run alone, removed at the end; those that a killed run left behind go too.
+
+    What the disk refuses inside is raised as BackendError: the adapters tell of their own files themselves.
+    """
     directory = run.workspace / run.run_id
-    directory.mkdir()
     try:
+        _sweep(run.workspace)
+        directory.mkdir(parents=True)
         yield directory
+    except OSError as error:
+        raise disk_error(error, f"the work directory {run.workspace}") from error
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _sweep(workspace: Path) -> None:
+    """The directories that killed runs left behind a day ago or more are gone."""
+    for old in workspace.glob("*"):
+        # Another run may be sweeping too.
+        with suppress(FileNotFoundError):
+            if old.stat().st_mtime < time.time() - _STALE:
+                shutil.rmtree(old, ignore_errors=True)
 
 
 def train(run: Run, window: Window) -> TrainSummary:

@@ -11,12 +11,14 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import SettingsError as VariableError
 
 from segwatch.core.features import FeatureSet
 from segwatch.core.window import Grain
 from segwatch.errors import SettingsError
 
 SETTINGS_FILE = "segwatch.toml"
+_PREFIX = "SEGWATCH_"
 RESERVED_COLUMNS = frozenset(
     "metric level segment_id ts value expected lower upper score p_value prediction is_anomaly direction status"
     " reason model_version run_id scored_at n_rows".split()
@@ -135,7 +137,7 @@ class Metric(_Frozen):
 class Settings(BaseSettings):
     """All that segwatch.toml says, overridden by SEGWATCH_* variables (`SEGWATCH_METRICS__NEW_USERS__ALPHA=0.02`)."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix="SEGWATCH_", env_nested_delimiter="__")
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix=_PREFIX, env_nested_delimiter="__")
 
     default_target: Name = Field("dev", description="Target used without --target")
     predictions_table: Name = Field("predictions", description="Table that predictions are written to")
@@ -212,22 +214,53 @@ def load_settings(path: Path) -> Settings:
     """The settings in a file, with SEGWATCH_* variables on top and `${NAME}` in its texts taken from the environment.
 
     Relative database files are placed beside the settings file.
-    Raises SettingsError naming the file and the key if the file is missing or wrong.
+    Raises SettingsError naming the file and the key if the file is missing or wrong, or naming the variable.
     """
+    _check_variables()
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise SettingsError(
             f"there is no settings file {path}: run `segwatch init` to write one, or name it with --settings"
         ) from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SettingsError(f"the settings file {path} cannot be read: {error}") from error
+    except IsADirectoryError as error:
+        raise SettingsError(f"the settings file {path} is a folder: name a file in it with --settings") from error
+    except OSError as error:
+        raise SettingsError(
+            f"the settings file {path} cannot be read ({error.strerror}): grant the right to read it, or name another"
+            " with --settings"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"the settings file {path} is not UTF-8 at byte {error.start}: save it as UTF-8") from error
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"the settings file {path} is not TOML: {error}; mend that line") from error
     try:
         settings = Settings(**_expand(document, path))
     except ValidationError as error:
         raise SettingsError(_explain(error, path)) from error
+    except VariableError as error:
+        raise SettingsError(_not_json(error.__cause__)) from error
     settings.target(None)
     return _placed(settings, path.parent)
+
+
+def _check_variables() -> None:
+    """Nothing happens if every SEGWATCH_* variable sets a key: pydantic ignores those that set none."""
+    for name in sorted(os.environ):
+        key, _, rest = name.upper().removeprefix(_PREFIX).lower().partition("__")
+        is_known = key in Settings.model_fields and (not rest or key in ("targets", "metrics"))
+        if name.upper().startswith(_PREFIX) and not is_known:
+            raise SettingsError(
+                f"the variable {name} sets no key of the settings: unset it, or name one, as {_PREFIX}DEFAULT_TARGET or"
+                f" {_PREFIX}METRICS__NEW_USERS__ALPHA"
+            )
+
+
+def _not_json(error: BaseException | None) -> str:
+    """Which variable should hold a list or table and does not: the error has only its value."""
+    text = getattr(error, "doc", None)
+    names = [name for name, value in sorted(os.environ.items()) if name.upper().startswith(_PREFIX) and value == text]
+    return f'the variable {", ".join(names)} is not JSON ({error}): write a list as ["a", "b"]'
 
 
 def _expand(value: Any, path: Path) -> Any:
@@ -245,17 +278,26 @@ def _variable(name: str, path: Path) -> str:
 
 
 def _explain(error: ValidationError, path: Path) -> str:
-    """One line for each wrong key, with what was expected."""
+    """For each wrong key what was expected, and the variables that set it."""
     lines = []
     for item in error.errors(include_url=False):
-        key = ".".join(str(part) for part in item["loc"])
+        parts = [str(part) for part in item["loc"]]
+        key = ".".join(parts)
         if item["type"] == "extra_forbidden":
-            lines.append(f"unknown key {key!r}")
+            line = f"unknown key {key!r}"
         elif item["type"] == "missing":
-            lines.append(f"the key {key!r} is missing")
+            line = f"the key {key!r} is missing"
         else:
-            lines.append(f"{key or 'settings'}: {item['msg'].removeprefix('Value error, ')}")
+            line = f"{key or 'settings'}: {item['msg'].removeprefix('Value error, ')}"
+        lines.append(line + _variables(parts[:-1] if item["type"] == "missing" else parts))
     return f"the settings in {path} (and SEGWATCH_* variables) are wrong: " + "; ".join(lines)
+
+
+def _variables(parts: list[str]) -> str:
+    """The variables that set a key or one below it, in brackets."""
+    start = (_PREFIX + "__".join(parts)).upper()
+    names = [name for name in sorted(os.environ) if parts and name.upper().startswith(start)]
+    return f" (set by {', '.join(names)})" if names else ""
 
 
 def _placed(settings: Settings, folder: Path) -> Settings:

@@ -21,6 +21,10 @@ ARROW_TYPES: dict[str, pa.DataType] = {
 }
 
 
+LARGEST = 1e100
+"""Values past it, of either sign, are refused: squares and sums of the features would overflow."""
+
+
 @dataclass(frozen=True)
 class Column:
     """One column: its name, its BigQuery type, whether NULL is refused, and what it holds."""
@@ -88,9 +92,12 @@ class TableSchema:
         """The rows with this schema's columns, order and types.
 
         source: what to call the rows in a message. Extra columns are refused, so that nothing is dropped unsaid.
-        Raises DataError naming the column if one is missing, unknown, of a type that does not convert without
-        loss, or holds a NULL where the schema refuses it.
+        Raises DataError naming the column if one is missing, there twice, unknown, of a type that does not convert
+        without loss, or holds a NULL where the schema refuses it.
         """
+        twice = [name for name in rows.column_names if rows.column_names.count(name) > 1]
+        if twice:
+            raise DataError(f"{source} has the column {twice[0]!r} {rows.column_names.count(twice[0])} times: keep one")
         missing = [name for name in self.names if name not in rows.column_names]
         if missing:
             raise DataError(f"{source} has no column {missing[0]!r}: it holds {', '.join(rows.column_names)}")

@@ -128,7 +128,8 @@ class MlflowRegistry:
                     f"the files of {version.name} version {version.version} are gone from {shown(self.uri)},"
                     " or were moved; run `segwatch train`, or promote another version"
                 )
-            return Path(self._client.download_artifacts(version.run_id, path, folder))
+            # The client's own download hides what went wrong.
+            return Path(self._artifacts(self._client.get_run(version.run_id)).download_artifacts(path, folder))
 
     def promote(self, name: str, version: str) -> ModelVersion:
         target = self.resolve(name, version)
@@ -361,11 +362,16 @@ class MlflowRegistry:
 
     def _remove_artifacts(self, run: Any) -> None:
         from mlflow.exceptions import MlflowException
-        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
         # Not every store can delete; there `mlflow gc` or its own expiry does.
         with suppress(MlflowException, OSError, NotImplementedError):
-            get_artifact_repository(run.info.artifact_uri, tracking_uri=self.uri).delete_artifacts()
+            self._artifacts(run).delete_artifacts()
+
+    def _artifacts(self, run: Any) -> Any:
+        """Where the run's files are."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        return get_artifact_repository(run.info.artifact_uri, tracking_uri=self.uri)
 
     def _versions(self, name: str) -> Iterator[Any]:
         return _pages(self._client.search_model_versions, f"name = '{name}'", max_results=_PAGE)

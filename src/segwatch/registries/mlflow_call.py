@@ -41,7 +41,16 @@ _KNOWN: tuple[tuple[str, str, bool], ...] = (
         "is not a SQLite database, or a damaged one; restore it from a backup or name another file",
         False,
     ),
-    (r"database or disk is full|no space left", "has no disk space left; free some", False),
+    (
+        r"database or disk is full|no space left|disk quota",
+        "met a full disk; free some space and run again",
+        False,
+    ),
+    (
+        r"file too large",
+        "met the limit on the size of files; raise it (ulimit -f) and run again",
+        False,
+    ),
     (r"disk i/o error", "cannot be read or written (disk I/O error); check the disk", False),
     (r"unable to open database file", "cannot be opened; check the path and its permissions", False),
     (
@@ -95,7 +104,9 @@ def backend_error(uri: str, doing: str, error: Exception) -> BackendError:
     for pattern, meaning, retryable in _KNOWN:
         if re.search(pattern, text, re.IGNORECASE):
             return BackendError(f"the registry {shown(uri)} {meaning}", retryable=retryable)
-    reason = text.strip().splitlines()[0] if text.strip() else type(error).__name__
+    lines = text.strip().splitlines() or [type(error).__name__]
+    # A heading says nothing without what stands under it.
+    reason = lines[-1] if lines[0].endswith(":") else lines[0]
     return BackendError(f"the registry {shown(uri)} failed to {doing}: {reason[:300]}")
 
 

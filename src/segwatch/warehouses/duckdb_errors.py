@@ -35,11 +35,6 @@ def explain(error: duckdb.Error | OSError, path: Path) -> SegwatchError:
     """The error in segwatch's words: what is wrong with which file, and what to do next."""
     if isinstance(error, _ROWS_REFUSED):
         return DataError(f"DuckDB refused rows of {path}: {_first_line(error)}")
-    if isinstance(error, duckdb.TransactionException):
-        return BackendError(
-            f"another connection changed the same rows of {path}: try again ({_first_line(error)})",
-            retryable=True,
-        )
     text = str(error).lower()
     if any(words in text for words in _LOCKED):
         return BackendError(
@@ -47,23 +42,33 @@ def explain(error: duckdb.Error | OSError, path: Path) -> SegwatchError:
             f" ({_first_line(error)})",
             retryable=True,
         )
-    return BackendError(f"{_reason(text, path)} ({_first_line(error)})")
+    reason = _reason(text, path)
+    # Last: a COMMIT that the disk refuses is a TransactionException too.
+    if reason is None and isinstance(error, duckdb.TransactionException):
+        return BackendError(
+            f"another connection changed the same rows of {path}: try again ({_first_line(error)})",
+            retryable=True,
+        )
+    return BackendError(f"{reason or f'{path} could not be used'} ({_first_line(error)})")
 
 
-def _reason(text: str, path: Path) -> str:
+def _reason(text: str, path: Path) -> str | None:
+    """What the error's text says, and the mend; None if it says nothing that is known."""
     if "not a valid duckdb database" in text:
         return f"{path} is not a DuckDB database: name another file in the settings, or move this one away"
     if "version number" in text or "newer version" in text:
         return f"{path} was written by another version of DuckDB: install that one, or export and import it"
     if any(words in text for words in _FULL):
         return f"the disk that holds {path} is full: free some space and run again"
+    if "file too large" in text:
+        return f"{path} may not grow: raise the limit on the size of files (ulimit -f) and run again"
     if any(words in text for words in _FORBIDDEN):
         return f"{path} may not be written: grant the right to write the file and its folder, or name another"
     if "out of memory" in text:
         return f"reading {path} needs more memory than DuckDB may use: narrow the Window, or free memory"
     if "is a directory" in text:
         return f"{path} is a folder: name a file in it as the warehouse"
-    return f"{path} could not be used"
+    return None
 
 
 def _first_line(error: BaseException) -> str:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from ibis.common.exceptions import IbisError
 
-from segwatch.core.schema import observations_schema
+from segwatch.core.schema import LARGEST, observations_schema
 from segwatch.core.segment import NULL, label
 from segwatch.core.window import Window, length, unit
 from segwatch.errors import DataError
@@ -153,14 +153,17 @@ def ends(counts: pa.Table, source: Metric) -> tuple[np.datetime64, np.datetime64
 def finish(rows: pa.Table, source: Metric) -> pa.Table:
     """The result of `observations` with the dimensions' names, the promised types and the promised order.
 
-    Raises DataError if a sum is not finite.
+    Raises DataError if a sum is past LARGEST.
     """
     schema = observations_schema(source.dimensions)
     table = rows.rename_columns(schema.names).cast(schema)
-    if not pc.all(pc.is_finite(table["value"]), min_count=0).as_py():
+    large = table.filter(pc.greater(pc.abs(table["value"]), LARGEST))
+    if large.num_rows:
+        first = large.slice(0, 1)
         raise DataError(
-            f"table {source.table!r}, column {source.value!r}: the rows of one segment and period add up to"
-            " more than a FLOAT can hold; mend the values or leave them out in a view"
+            f"table {source.table!r}, column {source.value!r} (the value): the rows of"
+            f" {_segment(first.select([*source.dimensions]))} at {first['ts'][0]} add up to a number past {LARGEST:g};"
+            " mend them or leave them out in a view"
         )
     return in_order(table, [*source.dimensions, "ts"])
 
