@@ -36,7 +36,7 @@ endif
 ifneq ($(BUCKET_NAME),)
 export BUCKET_NAME
 endif
-export ENV
+export ENV REGION TAG
 
 INFRA := infra/envs/$(ENV)
 IMAGE := $(REGION)-docker.pkg.dev/$(PROJECT_ID)/segwatch-$(ENV)/segwatch

@@ -84,7 +84,7 @@ class Session:
     def settings(self) -> Settings:
         from segwatch.settings import load_settings
 
-        return load_settings(self.settings_path)
+        return load_settings(self.settings_path, self.target)
 
     def say(self, title: str, **rows: Any) -> None:
         """Print what happened, as text or as a JSON line; nothing with -q."""

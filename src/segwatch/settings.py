@@ -210,10 +210,11 @@ def _named(things: Mapping[str, _T], name: str, kind: str) -> _T:
     return things[name]
 
 
-def load_settings(path: Path) -> Settings:
+def load_settings(path: Path, target: str | None = None) -> Settings:
     """The settings in a file, with SEGWATCH_* variables on top and `${NAME}` in its texts taken from the environment.
 
-    Relative database files are placed beside the settings file.
+    Relative database files are placed beside the settings file. target: the one to be used, by default the settings'
+    own; in other targets a `${NAME}` stays as it is, since nobody needs the variables of a target that is not used.
     Raises SettingsError naming the file and the key if the file is missing or wrong, or naming the variable.
     """
     _check_variables()
@@ -235,12 +236,12 @@ def load_settings(path: Path) -> Settings:
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"the settings file {path} is not TOML: {error}; mend that line") from error
     try:
-        settings = Settings(**_expand(document, path))
+        settings = Settings(**_expand_used(document, target, path))
     except ValidationError as error:
         raise SettingsError(_explain(error, path)) from error
     except VariableError as error:
         raise SettingsError(_not_json(error.__cause__)) from error
-    settings.target(None)
+    settings.target(target)
     return _placed(settings, path.parent)
 
 
@@ -261,6 +262,16 @@ def _not_json(error: BaseException | None) -> str:
     text = getattr(error, "doc", None)
     names = [name for name, value in sorted(os.environ.items()) if name.upper().startswith(_PREFIX) and value == text]
     return f'the variable {", ".join(names)} is not JSON ({error}): write a list as ["a", "b"]'
+
+
+def _expand_used(document: dict[str, Any], target: str | None, path: Path) -> dict[str, Any]:
+    used = target or os.environ.get(f"{_PREFIX}DEFAULT_TARGET") or document.get("default_target", "dev")
+    targets = document.get("targets")
+    if not isinstance(targets, dict):
+        return _expand(document, path)  # type: ignore[no-any-return]
+    expanded = {name: _expand(one, path) if name == used else one for name, one in targets.items()}
+    rest = {key: value for key, value in document.items() if key != "targets"}
+    return {**_expand(rest, path), "targets": expanded}
 
 
 def _expand(value: Any, path: Path) -> Any:
@@ -329,6 +340,18 @@ default_target = "dev"              # the target used without --target
 [targets.dev]
 warehouse = "duckdb:///segwatch.duckdb"  # the database that holds the metric; segwatch adds its tables
 registry = "sqlite:///mlflow.db"         # MLflow: a SQLite file, or the URL of a server
+
+# The same metric in a Google Cloud project: `make create TARGET=prod PROJECT_ID=... BUCKET_NAME=...` (docs/gcp.md).
+[targets.prod]
+warehouse = "bigquery://${PROJECT_ID}/anomaly_detection"
+registry = "vertex"
+runner = "vertex"
+bucket = "gs://${BUCKET_NAME}-${ENV}/segwatch"
+image = "${REGION}-docker.pkg.dev/${PROJECT_ID}/segwatch-${ENV}/segwatch:${TAG}"
+[targets.prod.google]
+project = "${PROJECT_ID}"
+location = "${REGION}"
+service_account = "segwatch-pipeline-${ENV}@${PROJECT_ID}.iam.gserviceaccount.com"
 
 # A metric: one value by time and dimensions. Edit table, time, value and dimensions for your own.
 [metrics.new_users]

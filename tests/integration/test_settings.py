@@ -27,9 +27,9 @@ def project(tmp_path, segwatch):
         ("SEGWATCH_METRICS__NEW_USERS__DIMENSIONS", "a,b", "SEGWATCH_METRICS__NEW_USERS__DIMENSIONS is not JSON"),
         ("SEGWATCH_METRICS", "new_users", "SEGWATCH_METRICS is not JSON"),
         (
-            "SEGWATCH_TARGETS__DEV__BUCKET",
+            "SEGWATCH_TARGETS__DEV__BUCKETS",
             "b",
-            "unknown key 'targets.dev.bucket' (set by SEGWATCH_TARGETS__DEV__BUCKET)",
+            "unknown key 'targets.dev.buckets' (set by SEGWATCH_TARGETS__DEV__BUCKETS)",
         ),
     ],
 )
@@ -92,3 +92,13 @@ def test_a_warehouse_or_registry_in_a_folder_that_is_not_there_is_named(project,
     for command in (("train",), ("infer",), ("report",), ("data", "insert")):
         assert "segwatch.duckdb: run `segwatch create`" in error(segwatch(project, *command, code=4))
     assert not (project / "nowhere").exists()
+
+
+def test_a_target_that_is_not_used_asks_for_no_variables(tmp_path, segwatch, monkeypatch):
+    for name in ("PROJECT_ID", "BUCKET_NAME", "ENV", "REGION", "TAG"):
+        monkeypatch.delenv(name, raising=False)
+    segwatch(tmp_path, "init")
+    assert "${PROJECT_ID}" in (tmp_path / "segwatch.toml").read_text()
+    segwatch(tmp_path, "create")
+    said = segwatch(tmp_path, "--target", "prod", "create", code=2)
+    assert "no variable PROJECT_ID" in said.stderr

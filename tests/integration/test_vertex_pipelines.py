@@ -8,14 +8,14 @@ from ..fakes.pipelines import PipelinesFake
 from ..fakes.vertex import running
 
 PROD = """
-[targets.prod]
+[targets.cloud]
 warehouse = "bigquery://my-project/anomalies"
 registry = "vertex"
 runner = "vertex"
 bucket = "gs://models/segwatch"
 image = "us-docker.pkg.dev/my-project/segwatch/segwatch:1"
 shards = 2
-[targets.prod.google]
+[targets.cloud.google]
 project = "my-project"
 location = "europe-west1"
 service_account = "pipeline@my-project.iam.gserviceaccount.com"
@@ -47,7 +47,7 @@ def folder(tmp_path, segwatch, vertex, monkeypatch):
 
 
 def on_prod(segwatch, folder, *arguments, code=0):
-    return segwatch(folder, "--target", "prod", *arguments, code=code)
+    return segwatch(folder, "--target", "cloud", *arguments, code=code)
 
 
 def test_train_submits_the_compiled_pipeline_with_what_the_settings_name(folder, segwatch, vertex):
@@ -63,7 +63,7 @@ def test_train_submits_the_compiled_pipeline_with_what_the_settings_name(folder,
     assert list(values["shards"]) == [0, 1]
     assert list(values["select"]) == ["country_code=it"]
     settings = json.loads(values["settings"])
-    assert list(settings["targets"]) == ["prod"]
+    assert list(settings["targets"]) == ["cloud"]
 
 
 def test_wait_follows_a_job_to_its_end(folder, segwatch, vertex):
