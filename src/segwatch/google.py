@@ -71,6 +71,11 @@ def vertex_client(service: str, settings: Google) -> Any:
     )
 
 
+def encryption(settings: Google) -> dict[str, str] | None:
+    """What a job or model of Vertex AI is encrypted with; None for Google's own keys."""
+    return {"kms_key_name": settings.encryption_key} if settings.encryption_key else None
+
+
 @contextmanager
 def translated(place: str) -> Iterator[None]:
     """What runs inside raises BackendError where Google's client or the network says no.

@@ -58,6 +58,7 @@ def test_train_submits_the_compiled_pipeline_with_what_the_settings_name(folder,
     assert job.network == "projects/1/global/networks/private"
     assert job.encryption_spec.kms_key_name.endswith("/cryptoKeys/k")
     assert dict(job.labels) == {"segwatch": "train", "team": "growth"}
+    assert job.runtime_config.gcs_output_directory == "gs://models/tmp/pipelines"
     values = dict(job.runtime_config.parameter_values)
     assert values["as_of"] == "2026-11-01"
     assert list(values["shards"]) == [0, 1]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from segwatch.errors import BackendError, SettingsError, UsageError
-from segwatch.google import translated, vertex_client
+from segwatch.google import encryption, translated, vertex_client
 from segwatch.pipelines.launch import parameters_of, specification
 from segwatch.settings import Google, Settings, Target
 
@@ -57,7 +57,8 @@ class VertexPipelines:
         target = settings.target(None)
         self._google: Google = target.google
         _check(settings.default_target, target)
-        self._root = f"{target.bucket.rstrip('/')}/pipelines"
+        # Under tmp/, which the bucket's life cycle empties: models are kept elsewhere, by the registry.
+        self._root = f"gs://{target.bucket.removeprefix('gs://').partition('/')[0]}/tmp/pipelines"
         self._parent = f"projects/{self._google.project}/locations/{self._google.location}"
         self._place = f"Vertex AI of {self._google.project} in {self._google.location}"
 
@@ -131,7 +132,7 @@ class VertexPipelines:
             self._schedules.delete_schedule(name=self._need(pipeline, metric).name).result(timeout=120)
 
     def _job(self, pipeline: str, metric: str, **options: Any) -> PipelineJob:
-        from google.cloud.aiplatform_v1.types import EncryptionSpec, PipelineJob
+        from google.cloud.aiplatform_v1.types import PipelineJob
 
         google = self._google
         values = parameters_of(pipeline, self._settings, metric) | options
@@ -142,7 +143,7 @@ class VertexPipelines:
             labels={"segwatch": pipeline, **google.labels},
             service_account=google.service_account,
             network=google.network,
-            encryption_spec=EncryptionSpec(kms_key_name=google.encryption_key) if google.encryption_key else None,
+            encryption_spec=encryption(google),
         )
 
     @cached_property

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segwatch.errors import BackendError, ModelError, SegwatchError, SettingsError
-from segwatch.google import translated, vertex_client
+from segwatch.google import encryption, translated, vertex_client
 from segwatch.registries.base import CHAMPION, ModelVersion
 from segwatch.settings import Google
 from segwatch.storage import Storage
@@ -269,6 +269,7 @@ class VertexRegistry:
                 ports=[ContainerPort(container_port=PORT)],
             ),
             labels=dict(labels),
+            encryption_spec=encryption(self._google),
             # No alias: Vertex gives `default` to the first version by itself.
             version_aliases=[],
         )
