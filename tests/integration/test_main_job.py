@@ -1,4 +1,5 @@
 import contextlib
+import datetime as dt
 import json
 import sqlite3
 import subprocess
@@ -7,6 +8,11 @@ import sys
 import duckdb
 import numpy as np
 import pandas as pd
+
+from segwatch.console import QuietObserver
+from segwatch.run import open_run, scoring_window
+from segwatch.runner import infer
+from segwatch.settings import load_settings
 
 from .conftest import END, SPLIT
 
@@ -140,3 +146,29 @@ def test_the_registry_holds_the_window_metrics_and_the_alias(trained_template):
         alias = connection.execute("select alias, version from registered_model_aliases").fetchall()
     assert {"alert_rate", "recall_drop_30", "recall_drop_60", "recall_spike_30", "recall_spike_60"} <= set(metrics)
     assert ("champion", 1) in alias
+
+
+def test_an_alias_that_moves_during_a_run_changes_nothing_for_it(tmp_path, segwatch):
+    segwatch(tmp_path, "init")
+    segwatch(tmp_path, "create")
+    segwatch(tmp_path, "data", "insert", "--segments", "3", "--days", "150", "--end", END)
+    segwatch(tmp_path, "train", "--as-of", END)
+    segwatch(tmp_path, "train", "--as-of", SPLIT)
+
+    class Meddler(QuietObserver):
+        """Makes version 1 the champion while features are made for version 2."""
+
+        @contextlib.contextmanager
+        def step(self, name, total=None):
+            if name == "featurize":
+                run.registry.promote("segwatch-new_users", "1")
+            with super().step(name, total) as progress:
+                yield progress
+
+    settings = load_settings(tmp_path / "segwatch.toml")
+    now = dt.datetime(2026, 11, 24, 6, tzinfo=dt.UTC)
+    with open_run(settings, None, "new_users", {}, tmp_path / "runs", Meddler(), now) as run:
+        summary = infer(run, scoring_window(run))
+    assert summary.version.version == "2"
+    assert predictions(tmp_path)["model_version"].unique().tolist() == ["2"]
+    assert "version\t1" in segwatch(tmp_path, "models", "show").stdout
