@@ -79,7 +79,9 @@ def explain(error: Exception, place: str) -> BackendError:
         case api.Unauthorized() | api.Unauthenticated():
             return BackendError(f"{place}: Google did not accept the credentials: {_LOGIN} ({said})")
         case api.TooManyRequests() | api.ResourceExhausted():
-            return BackendError(f"{place}: a quota is used up: try again later, or ask for more ({said})", retryable=True)
+            return BackendError(
+                f"{place}: a quota is used up: try again later, or ask for more ({said})", retryable=True
+            )
         case api.Forbidden() | api.PermissionDenied():
             return _forbidden(said, place)
         case api.NotFound():

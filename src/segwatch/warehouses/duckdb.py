@@ -13,7 +13,6 @@ import duckdb
 import ibis
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from segwatch.core.schema import ARROW_TYPES, Column, TableSchema
 from segwatch.core.window import Window
@@ -22,6 +21,7 @@ from segwatch.settings import Metric
 from segwatch.warehouses import duckdb_sql as sql
 from segwatch.warehouses import query
 from segwatch.warehouses.base import FEATURES_PREFIX
+from segwatch.warehouses.checks import check_is_features, check_replaced, in_utc
 from segwatch.warehouses.duckdb_errors import translated
 from segwatch.warehouses.duckdb_sql import MAIN, Name, Query
 from segwatch.warehouses.mark import Mark, as_utc
@@ -54,7 +54,6 @@ _SCHEMAS = """
 _HAS_SCHEMA = "SELECT 1 FROM duckdb_schemas() WHERE database_name = current_database() AND schema_name = ?"
 _ROWS, _STAGE = Name("temp", "segwatch_rows"), Name("temp", "segwatch_stage")
 _LISTED = 20
-_UTC = pa.timestamp("us", tz="UTC")
 
 
 class _Relation(NamedTuple):
@@ -126,7 +125,7 @@ class DuckdbWarehouse:
         """See Warehouse."""
         with self._errors():
             relation = self._find(name)
-            return None if relation is None else _in_utc(self._columns(relation.name)).schema
+            return None if relation is None else in_utc(self._columns(relation.name)).schema
 
     def observations(self, source: Metric, window: Window) -> pa.Table:
         """See Warehouse."""
@@ -153,12 +152,12 @@ class DuckdbWarehouse:
     def read_features(self, name: str) -> pa.Table:
         """See Warehouse."""
         with self._errors():
-            self._check_is_features(name)
+            check_is_features(name)
             return self._fetch(Query(sql.select(self._own(name), ["*"], ["segment_id", "ts"]), []))
 
     def drop_features(self, name: str) -> None:
         """See Warehouse."""
-        self._check_is_features(name)
+        check_is_features(name)
         with self._errors(), self._transaction(self._open()):
             if self._find(name) is not None:
                 self._execute(sql.drop(self._own(name)))
@@ -179,7 +178,7 @@ class DuckdbWarehouse:
         selection: Mapping[str, frozenset[str]],
     ) -> int:
         """See Warehouse."""
-        _check_replaced(rows, metric, window, selection)
+        check_replaced(rows, metric, window, selection)
         with self._errors(), self._writing(rows):
             target = self._own(table)
             self._check_columns(target, [*rows.column_names, *selection])
@@ -194,7 +193,7 @@ class DuckdbWarehouse:
         with self._errors():
             found = self._predictions_table(table)
             order = ["ts", "segment_id"]
-            return _in_utc(self._fetch(sql.select_predictions(found, metric, start, end, order)))
+            return in_utc(self._fetch(sql.select_predictions(found, metric, start, end, order)))
 
     def prediction_span(self, table: str, metric: str) -> tuple[np.datetime64, np.datetime64] | None:
         """See Warehouse."""
@@ -355,7 +354,7 @@ class DuckdbWarehouse:
 
     def _complete(self, name: Name, schema: TableSchema) -> None:
         """The table has every column of the schema. Raises DataError if that needs more than adding NULLs."""
-        held = {field.name: field.type for field in _in_utc(self._columns(name)).schema}
+        held = {field.name: field.type for field in in_utc(self._columns(name)).schema}
         for column in schema.columns:
             if column.name not in held and not column.required:
                 self._execute(sql.add_column(name, column))
@@ -423,10 +422,6 @@ class DuckdbWarehouse:
             with suppress(duckdb.Error):
                 connection.unregister(_ROWS.table)
 
-    def _check_is_features(self, name: str) -> None:
-        if not name.startswith(FEATURES_PREFIX):
-            raise DataError(f"{name!r} is not a feature table: their names start with {FEATURES_PREFIX}")
-
 
 class _Stream:
     """Batches as an Arrow stream that keeps the error of their source, which DuckDB would turn into its own.
@@ -490,29 +485,3 @@ def _created_schemas(relations: Iterable[_Relation]) -> set[str]:
 def _has_expired(relation: _Relation, now: dt.datetime) -> bool:
     expiry = relation.mark.expires_at if relation.mark else None
     return expiry is not None and expiry <= now
-
-
-def _in_utc(rows: pa.Table) -> pa.Table:
-    """The rows with every time as UTC microseconds, which DuckDB holds without a zone."""
-    fields = [field.with_type(_UTC) if pa.types.is_timestamp(field.type) else field for field in rows.schema]
-    return rows.cast(pa.schema(fields))
-
-
-def _check_replaced(rows: pa.Table, metric: str, window: Window, selection: Mapping[str, frozenset[str]]) -> None:
-    """Nothing happens if all rows lie within what is replaced; NULLs are left to the table's constraints."""
-    missing = [name for name in ("metric", "ts", *selection) if name not in rows.column_names]
-    if missing:
-        raise DataError(f"the predictions have no column {missing[0]!r}; they have {', '.join(rows.column_names)}")
-    start, end = (pa.scalar(moment, pa.timestamp("us")) for moment in window.as_datetimes())
-    ts = rows["ts"].cast(pa.timestamp("us"))
-    inside = {
-        f"metric {metric}": pc.equal(rows["metric"], metric),
-        f"Window {window}": pc.and_(pc.greater_equal(ts, start), pc.less(ts, end)),
-    }
-    for name, wanted in selection.items():
-        inside[f"selection {name} = {', '.join(sorted(wanted))}"] = pc.is_in(
-            rows[name], pa.array(sorted(wanted), pa.string())
-        )
-    for what, is_inside in inside.items():
-        if not pc.all(is_inside, min_count=0).as_py():
-            raise DataError(f"predictions outside of the {what} cannot replace those inside")
