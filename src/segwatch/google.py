@@ -30,7 +30,8 @@ def credentials(google: Google, endpoint: str = "") -> Credentials:
     Raises BackendError if this machine has none, SettingsError if the extra `gcp` is not installed.
     """
     try:
-        import google.auth
+        # Not `import google.auth`, which would put the module in the place of the argument.
+        from google import auth
         from google.auth import credentials as kinds
         from google.auth import exceptions, impersonated_credentials
     except ModuleNotFoundError as error:
@@ -38,7 +39,7 @@ def credentials(google: Google, endpoint: str = "") -> Credentials:
     if is_emulator(endpoint):
         return kinds.AnonymousCredentials()
     try:
-        found, _ = google.auth.default(scopes=[_SCOPE])
+        found, _ = auth.default(scopes=[_SCOPE])
     except exceptions.DefaultCredentialsError as error:
         raise BackendError(f"there are no Google credentials on this machine: {_LOGIN}") from error
     if not google.impersonate:

@@ -58,7 +58,9 @@ class Google(_Frozen):
 class Target(_Frozen):
     """Where a run reads, writes and keeps its models."""
 
-    warehouse: str = Field(description="URL of the warehouse: duckdb:///FILE, relative to the settings file")
+    warehouse: str = Field(
+        description="URL of the warehouse: duckdb:///FILE, relative to the settings file, or bigquery://PROJECT/DATASET"
+    )
     registry: str = Field(description="Model registry: sqlite:///FILE or the URL of an MLflow server")
     bucket: str = Field("", description="Where models and the artifacts of runs are kept: gs://BUCKET/FOLDER")
     google: Google = Field(default_factory=Google, description="The Google Cloud project of a target")

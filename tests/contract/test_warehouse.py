@@ -5,9 +5,11 @@ from __future__ import annotations
 import collections
 import datetime as dt
 import importlib.resources
+import io
 import math
 import os
 import random
+import secrets
 import signal
 import subprocess
 import sys
@@ -20,13 +22,18 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
+import sqlglot
+from google.api_core.client_options import ClientOptions
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import bigquery
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from segwatch.core.schema import Column, TableSchema, observations_schema
 from segwatch.core.window import Window
 from segwatch.errors import BackendError, DataError, SettingsError
-from segwatch.settings import Metric
+from segwatch.settings import Endpoints, Google, Metric
 from segwatch.warehouses import Warehouse, open_warehouse
 from segwatch.warehouses.duckdb_errors import explain
 
@@ -68,18 +75,79 @@ class DuckdbBackend:
             warehouse.close()
 
 
-BACKENDS = {"duckdb": DuckdbBackend}
+class BigqueryBackend:
+    """A project of its own in the emulator, and ways to put things into it behind segwatch's back."""
+
+    def __init__(self, emulator: Any) -> None:
+        self.project = f"test-{secrets.token_hex(6)}"
+        self.url = f"bigquery://{self.project}/main"
+        self.google = Google(
+            location="europe-west8",
+            labels={"team": "growth"},
+            endpoints=Endpoints(bigquery=emulator.rest, bigquery_storage=emulator.storage),
+        )
+        self.client = bigquery.Client(
+            project=self.project,
+            credentials=AnonymousCredentials(),
+            client_options=ClientOptions(api_endpoint=emulator.rest),
+        )
+        self._opened: list[Warehouse] = []
+
+    def open(self) -> Warehouse:
+        warehouse = open_warehouse(self.url, self.google)
+        self._opened.append(warehouse)
+        return warehouse
+
+    def run(self, *statements: str) -> None:
+        """Runs DuckDB's SQL, in BigQuery's words."""
+        self._make_dataset()
+        config = bigquery.QueryJobConfig(default_dataset=f"{self.project}.main")
+        for statement in statements:
+            [text] = sqlglot.transpile(statement, read="duckdb", write="bigquery")
+            self.client.query(text, job_config=config).result()
+
+    def load(self, name: str, rows: pa.Table) -> None:
+        self._make_dataset()
+        types = {pa.string(): "STRING", pa.int64(): "INTEGER", pa.date32(): "DATE", pa.timestamp("us"): "DATETIME"}
+        table = bigquery.Table(
+            f"{self.project}.main.{name}",
+            schema=[bigquery.SchemaField(field.name, types[field.type]) for field in rows.schema],
+        )
+        self.client.delete_table(table, not_found_ok=True)
+        self.client.create_table(table)
+        file = io.BytesIO()
+        parquet.write_table(rows, file)
+        file.seek(0)
+        config = bigquery.LoadJobConfig(source_format="PARQUET")
+        self.client.load_table_from_file(file, table, job_config=config).result()
+
+    def _make_dataset(self) -> None:
+        dataset = bigquery.Dataset(f"{self.project}.main")
+        dataset.location = self.google.location
+        self.client.create_dataset(dataset, exists_ok=True)
+
+    def close(self) -> None:
+        for warehouse in self._opened:
+            warehouse.close()
+        self.client.close()
 
 
-@pytest.fixture(params=list(BACKENDS))
-def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DuckdbBackend]:
-    made = BACKENDS[request.param](tmp_path)
+Backend = DuckdbBackend | BigqueryBackend
+BACKENDS = ("duckdb", "bigquery")
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
+    if request.param == "duckdb":
+        made: Backend = DuckdbBackend(tmp_path)
+    else:
+        made = BigqueryBackend(request.getfixturevalue("bigquery_emulator"))
     yield made
     made.close()
 
 
 @pytest.fixture
-def warehouse(backend: DuckdbBackend) -> Warehouse:
+def warehouse(backend: Backend) -> Warehouse:
     return backend.open()
 
 
@@ -219,7 +287,7 @@ def test_names_and_descriptions_with_quotes_are_only_names(warehouse: Warehouse)
     assert warehouse.truncate(name) == 1
 
 
-def test_a_table_of_anyone_else_is_refused_and_survives(backend: DuckdbBackend, warehouse: Warehouse) -> None:
+def test_a_table_of_anyone_else_is_refused_and_survives(backend: Backend, warehouse: Warehouse) -> None:
     backend.load("users", metric_rows(("2024-01-01", "it", "ios", 5)))
     batches = metric_rows(("2024-01-01", "it", "ios", 6)).to_batches()
     calls: list[Callable[[], object]] = [
@@ -236,7 +304,7 @@ def test_a_table_of_anyone_else_is_refused_and_survives(backend: DuckdbBackend, 
     assert warehouse.observations(metric(), JANUARY)["value"].to_pylist() == [5.0]
 
 
-def test_a_comment_of_anyone_else_is_no_mark(backend: DuckdbBackend, warehouse: Warehouse) -> None:
+def test_a_comment_of_anyone_else_is_no_mark(backend: Backend, warehouse: Warehouse) -> None:
     backend.run("CREATE TABLE a (x INT)", "CREATE TABLE b (x INT)", "CREATE TABLE c (x INT)")
     backend.run("COMMENT ON TABLE a IS 'segwatch'", "COMMENT ON TABLE b IS '[1]'", "COMMENT ON TABLE c IS '{}'")
     assert warehouse.created_tables() == []
@@ -251,7 +319,7 @@ def test_truncate_empties_the_table(warehouse: Warehouse) -> None:
     assert warehouse.truncate("users") == 0
 
 
-def test_a_missing_table_is_named_with_those_there_are(backend: DuckdbBackend, warehouse: Warehouse) -> None:
+def test_a_missing_table_is_named_with_those_there_are(backend: Backend, warehouse: Warehouse) -> None:
     backend.run("CREATE TABLE orders (x INT)", "CREATE SCHEMA sales", "CREATE VIEW sales.v AS SELECT 1 AS x")
     for call in (
         lambda: warehouse.truncate("users"),
@@ -341,7 +409,7 @@ def test_a_null_in_a_required_column_leaves_the_table_as_it_was(warehouse: Wareh
 # Observations
 
 
-def test_observations_sum_duplicates_in_the_promised_form(backend: DuckdbBackend, warehouse: Warehouse) -> None:
+def test_observations_sum_duplicates_in_the_promised_form(backend: Backend, warehouse: Warehouse) -> None:
     rows = metric_rows(
         ("2024-01-02", "it", "ios", 1),
         ("2024-01-01", "it", "web", 4),
@@ -380,13 +448,13 @@ TEXTS = [
 ]
 
 
-def test_every_text_survives(backend: DuckdbBackend, warehouse: Warehouse) -> None:
+def test_every_text_survives(backend: Backend, warehouse: Warehouse) -> None:
     backend.load("users", metric_rows(*(("2024-01-01", text, "NO", 1) for text in TEXTS)))
     found = warehouse.observations(metric(), JANUARY)
     assert found["country_code"].to_pylist() == sorted(TEXTS, key=str.encode)
 
 
-def test_the_window_is_half_open(backend: DuckdbBackend, warehouse: Warehouse) -> None:
+def test_the_window_is_half_open(backend: Backend, warehouse: Warehouse) -> None:
     backend.load("users", metric_rows(*((f"2024-01-{d:02d}", "it", "ios", d) for d in range(1, 11))))
     found = warehouse.observations(metric(), window("2024-01-03", "2024-01-05"))
     assert found["value"].to_pylist() == [3.0, 4.0]
@@ -402,7 +470,7 @@ TIMES = [
 
 
 @pytest.mark.parametrize("type_", ["TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS", "TIMESTAMPTZ"])
-def test_times_are_truncated_to_the_grain(backend: DuckdbBackend, warehouse: Warehouse, type_: str) -> None:
+def test_times_are_truncated_to_the_grain(backend: Backend, warehouse: Warehouse, type_: str) -> None:
     whole = type_ in ("TIMESTAMP_S", "TIMESTAMP_MS")
     times = [t.partition(".")[0] if whole else t for t in TIMES]
     zone = "+00" if type_ == "TIMESTAMPTZ" else ""
@@ -439,7 +507,7 @@ def test_zoned_times_are_read_as_utc_in_any_environment(tmp_path: Path) -> None:
     assert done.stdout.strip() == "2024-01-01 00:00:00"
 
 
-def test_times_before_1970_are_truncated_downwards(backend: DuckdbBackend, warehouse: Warehouse) -> None:
+def test_times_before_1970_are_truncated_downwards(backend: Backend, warehouse: Warehouse) -> None:
     backend.run(
         "CREATE TABLE users AS SELECT TIMESTAMP '1969-12-30 13:00:00' AS created_at, 'it' AS country_code,"
         " 'ios' AS platform, 1 AS new_users"
@@ -449,7 +517,7 @@ def test_times_before_1970_are_truncated_downwards(backend: DuckdbBackend, wareh
     assert found["ts"].to_pylist() == [dt.datetime(1969, 12, 30)]
 
 
-def test_any_column_names_and_a_view_in_a_schema(backend: DuckdbBackend, warehouse: Warehouse) -> None:
+def test_any_column_names_and_a_view_in_a_schema(backend: Backend, warehouse: Warehouse) -> None:
     backend.run(
         'CREATE SCHEMA "my sales"',
         'CREATE VIEW "my sales"."o\'r""ders" AS SELECT DATE \'2024-01-01\' AS "Wann? è", 2.5 AS "n""_rows",'
@@ -464,7 +532,7 @@ def test_any_column_names_and_a_view_in_a_schema(backend: DuckdbBackend, warehou
     ]
 
 
-def test_columns_named_like_the_output_do_not_clash(backend: DuckdbBackend, warehouse: Warehouse) -> None:
+def test_columns_named_like_the_output_do_not_clash(backend: Backend, warehouse: Warehouse) -> None:
     backend.run("CREATE TABLE users AS SELECT DATE '2024-01-01' AS value, 3 AS ts, 'a' AS d1, 'b' AS D0")
     found = warehouse.observations(metric(time="value", value="ts", dimensions=("d1", "D0")), JANUARY)
     assert [tuple(row.values()) for row in found.to_pylist()] == [(dt.datetime(2024, 1, 1), "a", "b", 3.0, 1)]
@@ -481,7 +549,7 @@ def test_columns_named_like_the_output_do_not_clash(backend: DuckdbBackend, ware
     ],
 )
 def test_dimensions_of_any_type_become_text_in_byte_order(
-    backend: DuckdbBackend, warehouse: Warehouse, type_: str, values: list[str], texts: list[str]
+    backend: Backend, warehouse: Warehouse, type_: str, values: list[str], texts: list[str]
 ) -> None:
     backend.run(
         f"CREATE TABLE users (created_at DATE, country_code {type_}, new_users INT)",
@@ -492,7 +560,7 @@ def test_dimensions_of_any_type_become_text_in_byte_order(
 
 
 @pytest.mark.parametrize("type_", ["HUGEINT", "UBIGINT", "DECIMAL(18, 3)", "FLOAT", "DOUBLE", "TINYINT"])
-def test_values_of_any_numeric_type_become_floats(backend: DuckdbBackend, warehouse: Warehouse, type_: str) -> None:
+def test_values_of_any_numeric_type_become_floats(backend: Backend, warehouse: Warehouse, type_: str) -> None:
     backend.run(
         f"CREATE TABLE users AS SELECT DATE '2024-01-01' AS created_at, 'it' AS country_code,"
         f" 'ios' AS platform, 100::{type_} AS new_users FROM range(3)"
@@ -500,7 +568,7 @@ def test_values_of_any_numeric_type_become_floats(backend: DuckdbBackend, wareho
     assert warehouse.observations(metric(), JANUARY)["value"].to_pylist() == [300.0]
 
 
-def test_whole_numbers_add_up_exactly_whatever_the_order(backend: DuckdbBackend, warehouse: Warehouse) -> None:
+def test_whole_numbers_add_up_exactly_whatever_the_order(backend: Backend, warehouse: Warehouse) -> None:
     backend.run(
         "CREATE TABLE users AS SELECT DATE '2024-01-01' AS created_at, 'it' AS country_code,"
         " 'ios' AS platform, unnest([9007199254740993, 1, -9007199254740993, 1]) AS new_users"
@@ -508,7 +576,7 @@ def test_whole_numbers_add_up_exactly_whatever_the_order(backend: DuckdbBackend,
     assert warehouse.observations(metric(missing="gap"), JANUARY)["value"].to_pylist() == [2.0]
 
 
-def test_order_is_held_where_duckdb_does_not_keep_it(backend: DuckdbBackend, warehouse: Warehouse) -> None:
+def test_order_is_held_where_duckdb_does_not_keep_it(backend: Backend, warehouse: Warehouse) -> None:
     warehouse.create_table("predictions", PREDICTIONS_SCHEMA)
     backend.run(
         "SET GLOBAL preserve_insertion_order = false",
@@ -534,7 +602,7 @@ ROWS = st.lists(
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=ROWS, grain=st.sampled_from(["day", "hour"]))
-def test_observations_equal_a_plain_group_by(backend: DuckdbBackend, rows: list[Any], grain: Any) -> None:
+def test_observations_equal_a_plain_group_by(backend: Backend, rows: list[Any], grain: Any) -> None:
     inside = (dt.datetime(2024, 1, 1, 0), dt.datetime(2024, 1, 3, 0))
     times, countries, platforms, users = ([row[i] for row in rows] for i in range(4))
     backend.load(
@@ -621,7 +689,7 @@ def one_row(**changes: str) -> str:
     ],
 )
 def test_bad_data_is_named(
-    backend: DuckdbBackend, warehouse: Warehouse, table: str, changes: dict[str, Any], message: str
+    backend: Backend, warehouse: Warehouse, table: str, changes: dict[str, Any], message: str
 ) -> None:
     backend.run(table)
     source = metric(**changes)
@@ -630,12 +698,12 @@ def test_bad_data_is_named(
         warehouse.observations(source, asked)
 
 
-def test_negative_values_are_fine_where_the_metric_is_no_count(backend: DuckdbBackend, warehouse: Warehouse) -> None:
+def test_negative_values_are_fine_where_the_metric_is_no_count(backend: Backend, warehouse: Warehouse) -> None:
     backend.run(one_row(new_users="-1"))
     assert warehouse.observations(metric(missing="gap"), JANUARY)["value"].to_pylist() == [-1.0]
 
 
-def test_bad_values_outside_of_the_window_do_not_matter(backend: DuckdbBackend, warehouse: Warehouse) -> None:
+def test_bad_values_outside_of_the_window_do_not_matter(backend: Backend, warehouse: Warehouse) -> None:
     backend.run(
         one_row(),
         one_row(created_at="TIMESTAMP '2024-02-01'", new_users="NULL").replace(
@@ -645,32 +713,32 @@ def test_bad_values_outside_of_the_window_do_not_matter(backend: DuckdbBackend, 
     assert warehouse.observations(metric(), JANUARY).num_rows == 1
 
 
-def test_a_sum_past_the_largest_float_is_refused(backend: DuckdbBackend, warehouse: Warehouse) -> None:
+def test_a_sum_past_the_largest_float_is_refused(backend: Backend, warehouse: Warehouse) -> None:
     backend.run(one_row(new_users="1e308::DOUBLE"), "INSERT INTO users FROM users", "INSERT INTO users FROM users")
     with pytest.raises(DataError):
         warehouse.observations(metric(), JANUARY)
 
 
-def test_an_empty_window_is_named_with_what_the_table_holds(backend: DuckdbBackend, warehouse: Warehouse) -> None:
+def test_an_empty_window_is_named_with_what_the_table_holds(backend: Backend, warehouse: Warehouse) -> None:
     backend.load("users", metric_rows(("2024-01-01", "it", "ios", 5), ("2026-11-23", "it", "ios", 5)))
     with pytest.raises(DataError, match=r"\[2025-01-01, 2025-02-01\); it holds 2024-01-01 to 2026-11-23"):
         warehouse.observations(metric(), window("2025-01-01", "2025-02-01"))
 
 
-def test_an_empty_table_has_no_span(backend: DuckdbBackend, warehouse: Warehouse) -> None:
+def test_an_empty_table_has_no_span(backend: Backend, warehouse: Warehouse) -> None:
     backend.load("users", metric_rows())
     assert warehouse.span(metric()) is None
     with pytest.raises(DataError, match="holds no rows"):
         warehouse.observations(metric(), JANUARY)
 
 
-def test_a_view_that_is_broken_is_named(backend: DuckdbBackend, warehouse: Warehouse) -> None:
+def test_a_view_that_is_broken_is_named(backend: Backend, warehouse: Warehouse) -> None:
     backend.run("CREATE TABLE base (x INT)", "CREATE VIEW users AS SELECT * FROM base", "DROP TABLE base")
     with pytest.raises(DataError, match=r"view 'users' .* cannot be read"):
         warehouse.observations(metric(), JANUARY)
 
 
-def test_a_view_whose_rows_do_not_convert_is_a_data_error(backend: DuckdbBackend, warehouse: Warehouse) -> None:
+def test_a_view_whose_rows_do_not_convert_is_a_data_error(backend: Backend, warehouse: Warehouse) -> None:
     backend.run(one_row(new_users="'many'").replace("users", "raw", 1))
     backend.run("CREATE VIEW users AS SELECT * REPLACE (new_users::INT AS new_users) FROM raw")
     with pytest.raises(DataError, match="many"):
@@ -717,7 +785,7 @@ def test_features_are_dropped_once_or_twice(warehouse: Warehouse) -> None:
         warehouse.read_features(name)
 
 
-def test_only_feature_tables_are_read_or_dropped_as_such(backend: DuckdbBackend, warehouse: Warehouse) -> None:
+def test_only_feature_tables_are_read_or_dropped_as_such(backend: Backend, warehouse: Warehouse) -> None:
     warehouse.create_table("predictions", PREDICTIONS_SCHEMA)
     backend.run("CREATE TABLE segwatch_features_mine (x INT)")
     with pytest.raises(DataError, match="not a feature table"):

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from segwatch.errors import SettingsError
+from segwatch.settings import Google
 from segwatch.warehouses.base import Warehouse
 
 __all__ = ["Warehouse", "open_warehouse"]
 
 _DUCKDB = "duckdb:///"
+_BIGQUERY = re.compile(r"bigquery://([a-z0-9.:\-]+)/(\w+)")
 
 
-def open_warehouse(url: str) -> Warehouse:
+def open_warehouse(url: str, google: Google = Google()) -> Warehouse:
     """The warehouse behind a URL; nothing is opened or made before its first use.
 
-    Raises SettingsError if the URL is not of the form duckdb:///FILE.
+    Raises SettingsError if the URL is of neither form, duckdb:///FILE or bigquery://PROJECT/DATASET.
     """
+    if match := _BIGQUERY.fullmatch(url):
+        from segwatch.warehouses.bigquery import BigqueryWarehouse
+
+        return BigqueryWarehouse(match[1], match[2], google)
     if not url.startswith(_DUCKDB) or not url.removeprefix(_DUCKDB):
-        raise SettingsError(f"the warehouse {url!r} is not known: write it as duckdb:///FILE")
+        raise SettingsError(
+            f"the warehouse {url!r} is not known: write it as duckdb:///FILE or bigquery://PROJECT/DATASET"
+        )
     # DuckDB and ibis take half a second to import, which commands that read no data need not wait for.
     from segwatch.warehouses.duckdb import DuckdbWarehouse
 

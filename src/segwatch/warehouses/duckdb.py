@@ -139,6 +139,10 @@ class DuckdbWarehouse:
         with self._errors():
             return query.read_span(self._run, self._metric_table(source), source)
 
+    def bytes_to_read(self, source: Metric, window: Window) -> int | None:  # noqa: ARG002
+        """See Warehouse."""
+        return None
+
     def write_features(self, run_id: str, rows: pa.Table, expires_at: dt.datetime) -> str:
         """See Warehouse."""
         name = Name(MAIN, FEATURES_PREFIX + run_id)
