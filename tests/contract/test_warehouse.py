@@ -781,7 +781,7 @@ def test_a_view_whose_rows_do_not_convert_is_a_data_error(backend: Backend, ware
     backend.run(one_row(new_users="'many'").replace("users", "raw", 1))
     backend.run("CREATE VIEW users AS SELECT * REPLACE (new_users::INT AS new_users) FROM raw")
     # BigQuery says the value too; the emulator says another sentence.
-    with pytest.raises(DataError, match="many|the view 'users' cannot be read"):
+    with pytest.raises(DataError, match=r"many|the view 'users' cannot be read"):
         warehouse.observations(metric(), JANUARY)
 
 

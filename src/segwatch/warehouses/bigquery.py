@@ -340,7 +340,7 @@ class BigqueryWarehouse:
                     " another table in the settings"
                 )
         if added:
-            self._open().add_columns(held.name, [_field(column) for column in added])
+            self._open().execute(sql.add_columns(held.name, added))
 
     def _predictions_table(self, table: str) -> Held:
         held = self._need(table)

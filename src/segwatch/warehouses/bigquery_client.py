@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -176,18 +176,12 @@ class Session:
         made.expires = expires_at
         if layout.time is not None:
             made.time_partitioning = bigquery.TimePartitioning(field=layout.time)
-            made.require_partition_filter = layout.require_filter or None
+        if layout.require_filter:
+            made.require_partition_filter = True
         if layout.clustering:
             made.clustering_fields = list(layout.clustering)
         with self._errors():
             self._client.create_table(made)
-
-    def add_columns(self, name: Name, fields: Sequence[Field]) -> None:
-        with self._errors():
-            held = self._client.get_table(_reference(name))
-            held.schema = [*held.schema, *(_schema_field(field) for field in fields)]
-            # The etag of what was read is sent along: a change by anyone else in between is not undone.
-            self._client.update_table(held, ["schema"])
 
     def drop_table(self, name: Name) -> None:
         with self._errors():

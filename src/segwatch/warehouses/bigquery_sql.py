@@ -12,8 +12,13 @@ from typing import Any, NamedTuple
 
 from sqlglot import exp
 
+from segwatch.core.schema import Column
+
 FIRST_TIME = dt.datetime(1, 1, 1, tzinfo=dt.UTC)
 """Nothing in BigQuery is earlier: a filter from here on is one that holds for every row with a time."""
+
+
+_SQL_TYPES = {"INTEGER": "INT64", "FLOAT": "FLOAT64", "BOOLEAN": "BOOL"}
 
 
 class Name(NamedTuple):
@@ -64,6 +69,20 @@ def create_from(name: Name, query: Query, expires_at: dt.datetime, labels: Mappi
         ),
     )
     return Query(f"{_render(head)} AS {query.text}", query.values)
+
+
+def add_columns(name: Name, columns: Sequence[Column]) -> Query:
+    """Nullable columns at the table's end; one that anyone else added in between is left."""
+    actions = [
+        exp.ColumnDef(
+            this=exp.to_identifier(column.name, quoted=True),
+            kind=exp.DataType.build(_SQL_TYPES.get(column.type, column.type), dialect="bigquery"),
+            constraints=[_description(column.description)] if column.description else [],
+            exists=True,
+        )
+        for column in columns
+    ]
+    return Query(_render(exp.Alter(this=table(name), kind="TABLE", actions=actions)), {})
 
 
 def truncate(name: Name) -> Query:
@@ -165,6 +184,11 @@ def _same(key: Key) -> list[exp.Expression]:
     ]
     nulls = [exp.Paren(this=c.copy().is_(exp.null())) for c in (held, staged)]
     return [texts[0].eq(texts[1]), nulls[0].eq(nulls[1])]
+
+
+def _description(text: str) -> exp.ColumnConstraint:
+    option = exp.Property(this=exp.var("description"), value=exp.Literal.string(text))
+    return exp.ColumnConstraint(kind=exp.Properties(expressions=[option]))
 
 
 def _value(name: str) -> exp.Parameter:
