@@ -161,7 +161,7 @@ def test_a_metric_is_partitioned_by_its_day_and_clustered_by_its_dimensions(ware
     assert "requirePartitionFilter" not in made
     assert made["labels"] == MARKED
     assert made["schema"]["fields"][0]["description"] == "Day on which the users were created"
-    [dataset] = sent.bodies("POST", "/datasets")
+    [dataset] = sent.bodies("POST", r"/datasets\?")
     assert (dataset["location"], dataset["labels"]) == (LOCATION, MARKED)
 
 

@@ -35,7 +35,7 @@ EXPIRES = "segwatch_expires"
 _VERSION = "1"
 _TEMPORARY_FOR = dt.timedelta(days=1)
 _ROWS_PREFIX, _STAGE_PREFIX = "segwatch_rows_", "segwatch_stage_"
-_TABLE = re.compile(r"[^\W]([\w \-]*[^\W ])?|\w")
+_TABLE = re.compile(r"\w([\w \-]*\w)?")
 _DATASET = re.compile(r"\w+")
 _MAX_CLUSTERING = 4
 _LISTED = 20
@@ -293,7 +293,8 @@ class BigqueryWarehouse:
         place = self._name(name)
         held = self._open().find(place)
         if held is None:
-            listed = [self._shown(item.name) for item in self._open().tables(place.dataset, place.project)]
+            there = self._open().tables_if_allowed(place.dataset, place.project)
+            listed = [self._shown(item.name) for item in there]
             more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
             raise DataError(
                 f"dataset {place.project}.{place.dataset} has no table {name!r}; it holds"
@@ -316,7 +317,11 @@ class BigqueryWarehouse:
     def _created(self) -> list[Name]:
         """All tables of segwatch's in the project, those of the default dataset first."""
         session = self._open()
-        listed = (item for dataset in session.datasets() for item in session.tables(dataset.id))
+        # A project may hold datasets that are none of segwatch's business, and closed to it.
+        others = [dataset.id for dataset in session.datasets() if dataset.id != self._dataset]
+        listed = [*session.tables(self._dataset)]
+        for dataset in others:
+            listed += session.tables_if_allowed(dataset, self._project)
         names = [item.name for item in listed if MARK in item.labels]
         return sorted(names, key=lambda name: (name.dataset != self._dataset, name))
 

@@ -152,14 +152,21 @@ class Session:
             except api.NotFound:
                 return None
 
-    def tables(self, dataset: str, project: str | None = None) -> list[Listed]:
+    def tables(self, dataset: str) -> list[Listed]:
+        """Tables and views of a dataset of the warehouse's project."""
+        with self._errors():
+            return self._list(dataset, self._project)
+
+    def tables_if_allowed(self, dataset: str, project: str) -> list[Listed]:
         """Tables and views of a dataset; none of one that is not there or whose list is withheld."""
-        reference = bigquery.DatasetReference(project or self._project, dataset)
         with self._errors():
             try:
-                return [_listed(item) for item in self._client.list_tables(reference)]
+                return self._list(dataset, project)
             except (api.NotFound, api.Forbidden):
                 return []
+
+    def _list(self, dataset: str, project: str) -> list[Listed]:
+        return [_listed(item) for item in self._client.list_tables(bigquery.DatasetReference(project, dataset))]
 
     def create_table(
         self,
