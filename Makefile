@@ -72,11 +72,18 @@ $(VENV)/installed-dev: $(VENV)/installed-test
 	$(BIN)/pip install --quiet --no-cache-dir -c constraints.txt -e '.[dev]'
 	@touch $@
 
+# An environment of their own: bqemulator needs another duckdb. Its extensions are found in its home directory.
+$(VENV)/installed-emulators: tests/emulators.txt | $(VENV)/installed-base
+	$(PYTHON) -m venv $(VENV)/emulators
+	$(VENV)/emulators/bin/pip install --quiet --no-cache-dir -r tests/emulators.txt
+	HOME=$(abspath $(VENV))/emulators $(VENV)/emulators/bin/python -c 'from duckdb_extensions import import_extension as i; i("spatial"); i("icu")'
+	@touch $@
+
 demo: $(VENV)/installed-base ## Generate data, train, score 60 days, write the report
 	@$(BIN)/python examples/demo.py $(DEMO)
 
-test: $(VENV)/installed-test ## Run the tests
-	$(BIN)/python -m pytest -n 2 $(PYTEST_OPTIONS)
+test: $(VENV)/installed-test $(VENV)/installed-emulators ## Run the tests
+	EMULATORS=$(abspath $(VENV))/emulators $(BIN)/python -m pytest -n 2 $(PYTEST_OPTIONS)
 
 check: $(VENV)/installed-dev ## Lint, types and import contracts
 	$(BIN)/ruff format --check .

@@ -12,7 +12,7 @@ import pytest
 from segwatch.settings import Endpoints, Google
 
 from .fakes.storage import Door, emulator
-from .servers import postgres
+from .servers import bigquery, postgres
 
 _CAPABILITIES = "-dac_override,-dac_read_search"
 
@@ -53,6 +53,15 @@ def postgres_server() -> Iterator[postgres.PostgresServer]:
         pytest.skip("no PostgreSQL server is installed (Debian: apt-get install postgresql)")
     with postgres.running(programs) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def bigquery_emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[bigquery.BigqueryEmulator]:
+    """An emulator of its own for each process that runs tests."""
+    if not bigquery.is_installed():
+        pytest.skip(f"there is no BigQuery emulator in {bigquery.ENVIRONMENT}: make .venv/installed-emulators")
+    with bigquery.running(tmp_path_factory.mktemp("bigquery")) as emulator:
+        yield emulator
 
 
 @pytest.fixture(scope="session")

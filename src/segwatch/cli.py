@@ -146,7 +146,8 @@ def session(
 def _warehouse(session: Session, settings: Settings) -> Iterator[Warehouse]:
     from segwatch.warehouses import open_warehouse
 
-    warehouse = open_warehouse(settings.target(session.target).warehouse)
+    target = settings.target(session.target)
+    warehouse = open_warehouse(target.warehouse, target.google)
     try:
         yield warehouse
     finally:

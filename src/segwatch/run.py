@@ -66,7 +66,7 @@ def open_run(
 ) -> Iterator[Run]:
     """A run on a target of the settings; its warehouse is closed at the end. run_id: by default one of its own."""
     where = settings.target(target)
-    warehouse = open_warehouse(where.warehouse)
+    warehouse = open_warehouse(where.warehouse, where.google)
     try:
         yield Run(
             run_id or f"{now:%Y%m%dT%H%M%S}_{secrets.token_hex(3)}",

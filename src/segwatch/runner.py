@@ -221,26 +221,24 @@ def training_reason(run: Run, as_of: np.datetime64) -> str | None:
 
 
 def plan_training(run: Run, window: Window) -> dict[str, object]:
-    """What `train` would read, fit and write; nothing is changed."""
-    observations = run.warehouse.observations(run.metric, window)
-    panel = build_panel(observations, run.metric.dimensions, window, run.metric.missing)
-    enough = (~np.isnan(panel.values)).sum(axis=1) >= run.metric.min_history
-    return {
-        "reads": f"{observations.num_rows} observations of {run.metric.table} in {window}",
-        "fits": f"{int(enough.sum())} of {len(panel.segments)} segments have the {run.metric.min_history} periods",
-        "writes": f"a new version of {steps.model_name(run.metric_name)}"
-        + ("" if run.selection else ", which becomes the champion"),
-    }
+    """What `train` would read, fit and write; nothing is changed, and nothing read where reading is billed."""
+    plan, observations = _plan_reading(run, window)
+    if observations is not None:
+        panel = build_panel(observations, run.metric.dimensions, window, run.metric.missing)
+        enough = (~np.isnan(panel.values)).sum(axis=1) >= run.metric.min_history
+        periods = run.metric.min_history
+        plan["fits"] = f"{int(enough.sum())} of {len(panel.segments)} segments have the {periods} periods"
+    champion = "" if run.selection else ", which becomes the champion"
+    return {**plan, "writes": f"a new version of {steps.model_name(run.metric_name)}{champion}"}
 
 
 def plan_inference(run: Run, window: Window) -> dict[str, object]:
-    """What `infer` would read, score and write; nothing is changed."""
+    """What `infer` would read, score and write; nothing is changed, and nothing read where reading is billed."""
     with _workspace(run) as work:
         version, bundle = steps.resolve(run.registry, run.metric_name, run.metric, work / "bundle")
-        wide = window.before(bundle.feature_set.lookback)
-        observations = run.warehouse.observations(run.metric, wide)
+        plan, _ = _plan_reading(run, window.before(bundle.feature_set.lookback))
         return {
-            "reads": f"{observations.num_rows} observations of {run.metric.table} in {wide}",
+            **plan,
             "scores": f"{window} with version {version.version} of {version.name}"
             f" ({bundle.status.count('ok')} fitted segments)",
             "writes": f"table {run.predictions_table}, in place of what it holds of {run.metric_name} in {window}",
@@ -282,3 +280,13 @@ def _model_facts(run: Run, predictions: pa.Table) -> ModelFacts | None:
         segments_fitted=int(version.metrics.get("segments_ok", 0)),
         metrics=version.metrics,
     )
+
+
+def _plan_reading(run: Run, window: Window) -> tuple[dict[str, object], pa.Table | None]:
+    """What would be read of the metric; its observations where reading them is free, what it bills where it is not."""
+    place = f"{run.metric.table} in {window}"
+    bills = run.warehouse.bytes_to_read(run.metric, window)
+    if bills is not None:
+        return {"reads": f"the observations of {place}", "bills": f"{bills:,} bytes at most"}, None
+    observations = run.warehouse.observations(run.metric, window)
+    return {"reads": f"{observations.num_rows} observations of {place}"}, observations

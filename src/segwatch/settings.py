@@ -76,8 +76,8 @@ class Target(_Frozen):
     """Where a run reads, writes and keeps its models."""
 
     warehouse: str = Field(
-        description="URL of the warehouse: duckdb:///FILE, relative to the settings file, or"
-        " postgresql://USER@HOST:PORT/DATABASE"
+        description="URL of the warehouse: duckdb:///FILE, relative to the settings file, bigquery://PROJECT/DATASET"
+        " or postgresql://USER@HOST:PORT/DATABASE"
     )
     registry: str = Field(description="Model registry: sqlite:///FILE, the URL of an MLflow server, or vertex")
     bucket: str = Field("", description="Where models and the artifacts of runs are kept: gs://BUCKET/FOLDER")

@@ -77,6 +77,10 @@ class Warehouse(Protocol):
         """The first period that the table holds and the one after the last; None if it has no rows."""
         ...
 
+    def bytes_to_read(self, source: Metric, window: Window) -> int | None:
+        """Bytes that `observations` would be billed for at most; None where the engine does not bill by bytes."""
+        ...
+
     def write_features(self, run_id: str, rows: pa.Table, expires_at: dt.datetime) -> str:
         """The run's temporary feature table holds the rows and is marked with its expiry. Returns its name.
 

@@ -5,7 +5,8 @@ A backend hands in its table as an ibis table that has (at least) the metric's c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import datetime as dates
+from collections.abc import Callable
 from typing import Any
 
 import ibis
@@ -32,12 +33,13 @@ FAULTS = {
 
 _TRUNCATION = {"day": "D", "hour": "h"}
 _MICROSECONDS = dt.Timestamp(scale=6)
-_FIRST_YEAR, _LAST_YEAR = ibis.date("0001-01-01"), ibis.date("9999-12-31")
+_FIRST_DAY, _LAST_DAY = dates.datetime(1, 1, 1), dates.datetime(9999, 12, 31)
 
 
-def bind(columns: pa.Schema, name: str, database: str) -> ir.Table:
+def bind(columns: pa.Schema, name: str, database: str, catalog: str | None = None) -> ir.Table:
     """The ibis table of a name with the columns given; a type that ibis does not know becomes `unknown`."""
-    return ibis.table({field.name: _ibis_type(field.type) for field in columns}, name=name, database=database)
+    types = {field.name: _ibis_type(field.type) for field in columns}
+    return ibis.table(types, name=name, database=database, catalog=catalog)
 
 
 def check_columns(table: ir.Table, source: Metric) -> None:
@@ -88,14 +90,30 @@ def observations(table: ir.Table, source: Metric, window: Window) -> ir.Table:
 
 def extent(table: ir.Table, source: Metric) -> ir.Table:
     """One row about the whole table: first and last time, and n_timeless, the rows without a usable time."""
-    return table.aggregate(**_extent(table, source))
+    moment = _moment(table, source)
+    return table.aggregate(
+        first=moment.min(), last=moment.max(), n_timeless=table.count(where=_timeless(table, source))
+    )
+
+
+def at_any_time(table: ir.Table, source: Metric) -> ir.Table:
+    """All rows of the table, by a filter on its time: an engine may refuse to read a partitioned table without one.
+
+    Only for engines whose times all lie in the years 1 to 9999.
+    """
+    time = _filterable(table, source)
+    return table.filter((time >= _moment_like(time, _FIRST_DAY)) | time.isnull())
 
 
 def faults(table: ir.Table, source: Metric, window: Window) -> ir.Table:
-    """One row: that of `extent`, n_rows of the Window, and how many of those have each of the FAULTS."""
-    within = _within(table, source, window)
-    counts = {name: table.count(where=within & bad) for name, bad in _bad_values(table, source).items()}
-    return table.aggregate(**_extent(table, source), n_rows=table.count(where=within), **counts)
+    """One row: n_timeless of the table, n_rows of the Window, and how many of those have each of the FAULTS."""
+    # Filtered first, so that an engine with partitions reads those of the Window and of NULL, and no others.
+    rows = table.filter(_within(table, source, window) | _timeless(table, source))
+    within = _within(rows, source, window)
+    counts = {name: rows.count(where=within & bad) for name, bad in _bad_values(rows, source).items()}
+    return rows.aggregate(
+        n_timeless=rows.count(where=_timeless(rows, source)), n_rows=rows.count(where=within), **counts
+    )
 
 
 def example(table: ir.Table, source: Metric, window: Window, fault: str) -> ir.Table:
@@ -124,7 +142,7 @@ def check_rows(run: Run, table: ir.Table, source: Metric, window: Window) -> Non
     counts = run(faults(table, source, window))
     _check_times(run, counts, table, source)
     if _count(counts, "n_rows") == 0:
-        raise DataError(_nothing_in(window, source, ends(counts, source)))
+        raise DataError(_nothing_in(window, source, ends(run(extent(table, source)), source)))
     for fault, what in FAULTS.items():
         if fault in counts.column_names and _count(counts, fault):
             first = run(example(table, source, window, fault))
@@ -142,7 +160,7 @@ def read_span(run: Run, table: ir.Table, source: Metric) -> tuple[np.datetime64,
 
 
 def ends(counts: pa.Table, source: Metric) -> tuple[np.datetime64, np.datetime64] | None:
-    """The span in a result of `extent` or `faults`."""
+    """The span in a result of `extent`."""
     if counts["first"].null_count:
         return None
     first, last = (counts[name].to_numpy()[0] for name in ("first", "last"))
@@ -192,22 +210,24 @@ def _ibis_type(type_: pa.DataType) -> dt.DataType:
         return dt.unknown
 
 
-def _extent(table: ir.Table, source: Metric) -> Mapping[str, ir.Scalar]:
-    moment = _moment(table, source)
-    return {
-        "first": moment.min(),
-        "last": moment.max(),
-        "n_timeless": table.count(where=_timeless(table, source)),
-    }
-
-
 def _within(table: ir.Table, source: Metric, window: Window) -> ir.BooleanValue:
     start, end = window.as_datetimes()
-    column = table[source.time]
-    if column.type().is_date():
-        return (column >= ibis.date(start.date())) & (column < ibis.date(end.date()))
-    moment = _moment(table, source)
-    return (moment >= ibis.timestamp(start)) & (moment < ibis.timestamp(end))
+    time = _filterable(table, source)
+    return (time >= _moment_like(time, start)) & (time < _moment_like(time, end))
+
+
+def _filterable(table: ir.Table, source: Metric) -> ir.Value:
+    """The time as a filter compares it: the bare column where that can be, as casting it would hide partitions."""
+    time = table[source.time]
+    is_plain = time.type().is_date() or time.type().scale in (None, _MICROSECONDS.scale)
+    return time if is_plain else _moment(table, source)
+
+
+def _moment_like(time: ir.Value, moment: dates.datetime) -> ir.Value:
+    """A naive UTC moment as a value of the time's own type."""
+    if time.type().is_date():
+        return ibis.date(moment.date())
+    return ibis.timestamp(moment.replace(tzinfo=dates.UTC) if time.type().timezone else moment)
 
 
 def _moment(table: ir.Table, source: Metric) -> ir.TimestampValue:
@@ -221,8 +241,8 @@ def _period(table: ir.Table, source: Metric) -> ir.TimestampValue:
 
 def _timeless(table: ir.Table, source: Metric) -> ir.BooleanValue:
     """NULL, or outside of the years that a date can have: DuckDB stores even 'infinity' as a time."""
-    time = _moment(table, source)
-    return time.isnull() | (time < _FIRST_YEAR) | (time > _LAST_YEAR)
+    time = _filterable(table, source)
+    return time.isnull() | (time < _moment_like(time, _FIRST_DAY)) | (time > _moment_like(time, _LAST_DAY))
 
 
 def _texts(table: ir.Table, source: Metric) -> dict[str, ir.StringValue]:

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import ibis.expr.types as ir
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from segwatch.core.schema import ARROW_TYPES, Column, TableSchema
 from segwatch.core.window import Window
@@ -20,11 +19,11 @@ from segwatch.errors import DataError
 from segwatch.settings import Metric
 from segwatch.warehouses import query
 from segwatch.warehouses.base import FEATURES_PREFIX
+from segwatch.warehouses.checks import check_is_features, check_replaced, in_utc
 from segwatch.warehouses.mark import Mark, as_utc
 from segwatch.warehouses.sql import Dialect, Name, Query
 
 _LISTED = 20
-_UTC = pa.timestamp("us", tz="UTC")
 
 
 class Relation(NamedTuple):
@@ -97,7 +96,7 @@ class RelationalWarehouse(ABC):
         """See Warehouse."""
         with self._reading():
             relation = self._find(name)
-            return None if relation is None else _in_utc(self._columns(relation.name))
+            return None if relation is None else in_utc(self._columns(relation.name))
 
     def observations(self, source: Metric, window: Window) -> pa.Table:
         """See Warehouse."""
@@ -110,6 +109,10 @@ class RelationalWarehouse(ABC):
         """See Warehouse."""
         with self._reading():
             return query.read_span(self._run, self._metric_table(source), source)
+
+    def bytes_to_read(self, source: Metric, window: Window) -> int | None:  # noqa: ARG002
+        """See Warehouse."""
+        return None
 
     def write_features(self, run_id: str, rows: pa.Table, expires_at: dt.datetime) -> str:
         """See Warehouse."""
@@ -126,12 +129,12 @@ class RelationalWarehouse(ABC):
         """See Warehouse."""
         order = ["segment_id", "ts"]
         with self._reading():
-            _check_is_features(name)
+            check_is_features(name)
             return query.in_order(self._fetch(Query(self._sql.select(self._own(name), ["*"], order))), order)
 
     def drop_features(self, name: str) -> None:
         """See Warehouse."""
-        _check_is_features(name)
+        check_is_features(name)
         with self._changing():
             if self._find(name) is not None:
                 self._execute(self._sql.drop(self._own(name)))
@@ -152,7 +155,7 @@ class RelationalWarehouse(ABC):
         selection: Mapping[str, frozenset[str]],
     ) -> int:
         """See Warehouse."""
-        _check_replaced(rows, metric, window, selection)
+        check_replaced(rows, metric, window, selection)
         with self._changing():
             target = self._own(table)
             self._check_columns(target, [*rows.column_names, *selection])
@@ -170,7 +173,7 @@ class RelationalWarehouse(ABC):
         with self._reading():
             found = self._predictions_table(table)
             rows = self._fetch(self._sql.select_predictions(found, metric, start, end, order))
-        return query.in_order(rows.cast(_in_utc(rows.schema)), order)
+        return query.in_order(rows.cast(in_utc(rows.schema)), order)
 
     def prediction_span(self, table: str, metric: str) -> tuple[np.datetime64, np.datetime64] | None:
         """See Warehouse."""
@@ -301,7 +304,7 @@ class RelationalWarehouse(ABC):
 
     def _complete(self, name: Name, schema: TableSchema) -> None:
         """The table has every column of the schema. Raises DataError if that needs more than adding NULLs."""
-        held = {field.name: field.type for field in _in_utc(self._columns(name))}
+        held = {field.name: field.type for field in in_utc(self._columns(name))}
         for column in schema.columns:
             if column.name not in held and not column.required:
                 self._execute(self._sql.add_column(name, column))
@@ -384,33 +387,3 @@ def _listed(relations: Sequence[Relation]) -> str:
 def _has_expired(relation: Relation, now: dt.datetime) -> bool:
     expiry = relation.mark.expires_at if relation.mark else None
     return expiry is not None and expiry <= now
-
-
-def _in_utc(columns: pa.Schema) -> pa.Schema:
-    """The columns with every time as UTC microseconds, which tables of segwatch's hold without a zone."""
-    return pa.schema([field.with_type(_UTC) if pa.types.is_timestamp(field.type) else field for field in columns])
-
-
-def _check_is_features(name: str) -> None:
-    if not name.startswith(FEATURES_PREFIX):
-        raise DataError(f"{name!r} is not a feature table: their names start with {FEATURES_PREFIX}")
-
-
-def _check_replaced(rows: pa.Table, metric: str, window: Window, selection: Mapping[str, frozenset[str]]) -> None:
-    """Nothing happens if all rows lie within what is replaced; NULLs are left to the table's constraints."""
-    missing = [name for name in ("metric", "ts", *selection) if name not in rows.column_names]
-    if missing:
-        raise DataError(f"the predictions have no column {missing[0]!r}; they have {', '.join(rows.column_names)}")
-    start, end = (pa.scalar(moment, pa.timestamp("us")) for moment in window.as_datetimes())
-    ts = rows["ts"].cast(pa.timestamp("us"))
-    inside = {
-        f"metric {metric}": pc.equal(rows["metric"], metric),
-        f"Window {window}": pc.and_(pc.greater_equal(ts, start), pc.less(ts, end)),
-    }
-    for name, wanted in selection.items():
-        inside[f"selection {name} = {', '.join(sorted(wanted))}"] = pc.is_in(
-            rows[name], pa.array(sorted(wanted), pa.string())
-        )
-    for what, is_inside in inside.items():
-        if not pc.all(is_inside, min_count=0).as_py():
-            raise DataError(f"predictions outside of the {what} cannot replace those inside")
