@@ -670,6 +670,24 @@ def _model_source(session: Session, model: str, metric: str | None) -> Callable[
 
 
 @app.command()
+def doctor(context: typer.Context) -> None:
+    """Look at all that --target needs: one line each, and what to run where something is missing."""
+    from segwatch.console import say_json
+    from segwatch.doctor import examine
+
+    session = context.obj
+    ill = 0
+    for finding in examine(session.settings().for_target(session.target)):
+        ill += not finding.is_well
+        if session.log_format is LogFormat.json:
+            say_json("finding", what=finding.what, is_well=finding.is_well, said=finding.said)
+        else:
+            typer.echo(f"{'ok  ' if finding.is_well else 'FAIL'}  {finding.what}: {finding.said}")
+    if ill:
+        raise typer.Exit(4)
+
+
+@app.command()
 def report(
     context: typer.Context,
     metric: MetricOption = None,

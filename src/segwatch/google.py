@@ -16,6 +16,17 @@ if TYPE_CHECKING:
 
 _SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 _PERMISSION = re.compile(r"\b[a-z]+(?:\.[a-zA-Z]+){2,}\b(?!/)")
+_IMAGE = re.compile(r"(?P<host>[^/]+)/(?P<path>[^:@]+)(?:@(?P<digest>\w+:\w+)|:(?P<tag>[\w.-]+))?")
+_MANIFESTS = ", ".join(
+    f"application/vnd.{kind}+json"
+    for kind in (
+        "oci.image.index.v1",
+        "oci.image.manifest.v1",
+        "docker.distribution.manifest.list.v2",
+        "docker.distribution.manifest.v2",
+    )
+)
+_IMAGE_SECONDS = 20.0
 _LOGIN = "run `gcloud auth application-default login`, or run where a service account is attached"
 
 
@@ -45,6 +56,50 @@ def credentials(settings: Google, endpoint: str = "") -> Credentials:
     if not settings.impersonate:
         return found
     return impersonated_credentials.Credentials(found, settings.impersonate, [_SCOPE])
+
+
+def account(settings: Google) -> str:
+    """Whose credentials these are, after Google has accepted them. Raises BackendError if it does not."""
+    found = _refreshed(settings)
+    return getattr(found, "service_account_email", None) or "a user account"
+
+
+def _refreshed(settings: Google) -> Any:
+    found = credentials(settings)
+    from google.auth.transport.requests import Request
+
+    with translated("the Google credentials"):
+        found.refresh(Request())
+    return found
+
+
+def has_image(image: str, settings: Google) -> bool:
+    """Whether a container image is in its registry.
+
+    Raises SettingsError if the name is none, BackendError if the registry does not say.
+    Source: the distribution specification of the Open Container Initiative, version 2.
+    """
+    parts = _IMAGE.fullmatch(image)
+    if parts is None:
+        raise SettingsError(f"image = {image!r} names no registry: write it as HOST/PATH:TAG")
+    import requests
+
+    # A registry on this machine has no certificate, and wants no token.
+    is_here = parts["host"].partition(":")[0] in ("127.0.0.1", "localhost")
+    reference = parts["digest"] or parts["tag"] or "latest"
+    url = f"{'http' if is_here else 'https'}://{parts['host']}/v2/{parts['path']}/manifests/{reference}"
+    headers = {"Accept": _MANIFESTS}
+    if not is_here:
+        headers["Authorization"] = f"Bearer {_refreshed(settings).token}"
+    with translated(f"the image registry {parts['host']}"):
+        answer = requests.head(url, headers=headers, timeout=_IMAGE_SECONDS)
+    if answer.status_code in (401, 403):
+        raise BackendError(f"the image {image} may not be read: grant roles/artifactregistry.reader")
+    if not answer.ok and answer.status_code != 404:
+        raise BackendError(
+            f"the image registry {parts['host']} answered {answer.status_code}: try again", retryable=True
+        )
+    return answer.ok
 
 
 def vertex_client(service: str, settings: Google) -> Any:

@@ -20,12 +20,13 @@ resource "google_bigquery_table" "predictions" {
   project             = var.project_id
   dataset_id          = google_bigquery_dataset.segwatch.dataset_id
   table_id            = var.predictions_table
-  description         = local.mark
+  description         = "What segwatch made of each segment and period"
   schema              = jsonencode(local.predictions_schema)
   clustering          = ["metric", "segment_id"]
   deletion_protection = var.is_protected
-  labels              = var.labels
+  labels              = merge(var.labels, local.mark)
 
+  require_partition_filter = true
   time_partitioning {
     type  = "DAY"
     field = "ts"
@@ -44,11 +45,11 @@ resource "google_bigquery_table" "metric" {
   project             = var.project_id
   dataset_id          = google_bigquery_dataset.segwatch.dataset_id
   table_id            = each.key
-  description         = local.mark
+  description         = "Made by segwatch: ${each.key}"
   schema              = jsonencode(each.value.schema)
   clustering          = each.value.clustering
   deletion_protection = var.is_protected
-  labels              = var.labels
+  labels              = merge(var.labels, local.mark)
 
   time_partitioning {
     type  = "DAY"

@@ -12,9 +12,9 @@ locals {
     slice(local.predictions_fixed, local.after_level, length(local.predictions_fixed)),
   )
 
-  # segwatch takes a table for its own by this mark (warehouses/mark.py), here as in `segwatch create`. Without it,
-  # `segwatch data truncate` and `segwatch destroy` leave the tables alone.
-  mark = jsonencode({ segwatch = 1, created_file = false })
+  # segwatch takes a table for its own by this label (warehouses/bigquery.py), here as in `segwatch create`. Without
+  # it, `segwatch data truncate` and `segwatch destroy` leave the tables alone. The dataset has none: it is Terraform's.
+  mark = { segwatch = "1" }
 
   # The generated metric, for a first try; a metric of your own stays where it is.
   metric_tables = var.metric_table == null ? {} : {

@@ -32,7 +32,7 @@ MARK = "segwatch"
 EXPIRES = "segwatch_expires"
 """Label of a temporary table: the second, since 1970, at which it may be swept."""
 
-_VERSION = "1"
+VERSION = "1"
 _TEMPORARY_FOR = dt.timedelta(days=1)
 _ROWS_PREFIX, _STAGE_PREFIX = "segwatch_rows_", "segwatch_stage_"
 _TABLE = re.compile(r"\w([\w \-]*\w)?")
@@ -69,7 +69,7 @@ class BigqueryWarehouse:
             self._complete(self._check_own(held, name), schema)
             return False
         self._open().create_table(
-            target, map(_field, schema.columns), {MARK: _VERSION}, _layout(schema), f"Made by segwatch: {name}"
+            target, map(_field, schema.columns), {MARK: VERSION}, _layout(schema), f"Made by segwatch: {name}"
         )
         return True
 
@@ -237,7 +237,7 @@ class BigqueryWarehouse:
                 from segwatch.warehouses.bigquery_client import Session
             except ModuleNotFoundError as error:
                 raise missing_extra(error) from error
-            labels = {**self._google.labels, MARK: _VERSION}
+            labels = {**self._google.labels, MARK: VERSION}
             self._session = Session(self._google, self._project, self._place, labels)
         return self._session
 
@@ -268,7 +268,7 @@ class BigqueryWarehouse:
         for dataset in wanted:
             found = session.dataset(dataset)
             if found is None:
-                session.create_dataset(dataset, {MARK: _VERSION})
+                session.create_dataset(dataset, {MARK: VERSION})
             else:
                 self._check_region(dataset, found.location)
 
@@ -430,7 +430,7 @@ def _layout(schema: TableSchema) -> Any:
 
 
 def _temporary(expires_at: dt.datetime) -> dict[str, str]:
-    return {MARK: _VERSION, EXPIRES: str(_seconds(expires_at))}
+    return {MARK: VERSION, EXPIRES: str(_seconds(expires_at))}
 
 
 def _seconds(moment: dt.datetime) -> int:
