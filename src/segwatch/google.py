@@ -96,10 +96,9 @@ def has_image(image: str, settings: Google) -> bool:
     if answer.status_code in (401, 403):
         raise BackendError(f"the image {image} may not be read: grant roles/artifactregistry.reader")
     if not answer.ok and answer.status_code != 404:
-        raise BackendError(
-            f"the image registry {parts['host']} answered {answer.status_code}: try again", retryable=True
-        )
-    return answer.ok
+        said = f"the image registry {parts['host']} answered {answer.status_code}: try again"
+        raise BackendError(said, retryable=True)
+    return bool(answer.ok)
 
 
 def vertex_client(service: str, settings: Google) -> Any:

@@ -1,0 +1,147 @@
+"""The whole of both pipelines as in the cloud, on stand-ins: BigQuery, Cloud Storage, Vertex AI's registry, KFP."""
+
+import secrets
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+
+from segwatch.core.window import Window
+from segwatch.settings import load_settings
+from segwatch.warehouses import open_warehouse
+
+from ..fakes.pipelines import PipelinesFake
+from ..fakes.vertex import VertexFake
+
+END, SPLIT = "2026-11-24", "2026-11-20"
+WINDOW = Window(np.datetime64(SPLIT), np.datetime64(END))
+OF_THE_RUN = ["run_id", "scored_at", "model_version"]
+CLOUD = """
+default_target = "cloud"
+[targets.cloud]
+warehouse = "{warehouse}"
+registry = "vertex"
+runner = "{runner}"
+shards = 2
+bucket = "{bucket}/segwatch"
+image = "{image}"
+[targets.cloud.google]
+project = "test-project"
+location = "europe-west1"
+[targets.cloud.google.endpoints]
+bigquery = "{bigquery}"
+bigquery_storage = "{bigquery_storage}"
+storage = "{storage}"
+vertex = "{vertex}"
+"""
+
+
+@pytest.fixture
+def vertex():
+    fake = VertexFake()
+    PipelinesFake(fake)
+    yield fake
+    fake.close()
+
+
+@pytest.fixture
+def image():
+    """An image in a registry on this machine."""
+
+    class Registry(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.send_response(200 if self.path == "/v2/team/segwatch/manifests/1" else 404)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Registry)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    yield f"127.0.0.1:{server.server_address[1]}/team/segwatch:1"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def cloud(tmp_path, segwatch, bigquery_emulator, bucket, vertex, image):
+    """A folder whose default target is all in stand-ins; `write` changes parts of the settings."""
+    folder = tmp_path / "cloud"
+    folder.mkdir()
+    segwatch(folder, "init")
+    metrics = (folder / "segwatch.toml").read_text().partition("# A metric")[2].partition("\n")[2]
+    parts = {
+        "warehouse": f"bigquery://test-{secrets.token_hex(6)}/watch",
+        "runner": "kfp-local",
+        "bucket": bucket.uri,
+        "image": image,
+        "bigquery": bigquery_emulator.rest,
+        "bigquery_storage": bigquery_emulator.storage,
+        "storage": bucket.door.url,
+        "vertex": vertex.url,
+    }
+
+    def write(**changes):
+        (folder / "segwatch.toml").write_text(CLOUD.format(**{**parts, **changes}) + metrics)
+        return folder
+
+    write()
+    return write
+
+
+def run_main_job(segwatch, folder):
+    segwatch(folder, "create")
+    segwatch(folder, "data", "insert", "--segments", "9", "--days", "140", "--end", END)
+    segwatch(folder, "train", "--as-of", SPLIT)
+    segwatch(folder, "infer", "--start", SPLIT, "--end", END)
+    segwatch(folder, "report", "--output", "page.html")
+    target = load_settings(folder / "segwatch.toml").target(None)
+    warehouse = open_warehouse(target.warehouse, target.google)
+    predictions = warehouse.predictions("predictions", "new_users", WINDOW)
+    tables = warehouse.created_tables()
+    warehouse.close()
+    return predictions.drop_columns(OF_THE_RUN), tables
+
+
+def test_the_cloud_gives_the_predictions_that_one_laptop_gives(tmp_path, segwatch, cloud, vertex, bucket):
+    found, tables = run_main_job(segwatch, cloud())
+    laptop = tmp_path / "laptop"
+    laptop.mkdir()
+    segwatch(laptop, "init")
+    expected, _ = run_main_job(segwatch, laptop)
+    assert found.num_rows == 9 * 4
+    assert found.equals(expected)
+    assert tables == ["new_users_metrics", "new_users_metrics_labels", "predictions"]
+
+    assert "bytes at most" in segwatch(cloud(), "train", "--as-of", SPLIT, "--dry-run").stderr
+    healthy = segwatch(cloud(runner="vertex"), "doctor").stdout.splitlines()
+    assert [line.split(":")[0] for line in healthy] == [
+        "ok    settings",
+        "ok    credentials",
+        "ok    warehouse",
+        "ok    table of new_users",
+        "ok    predictions",
+        "ok    bucket",
+        "ok    model of new_users",
+        "ok    image",
+        "ok    pipelines",
+    ]
+    segwatch(cloud(), "destroy", "--yes")
+    assert (vertex.models, bucket.door.names(bucket.uri)) == ({}, [])
+    segwatch(cloud(), "infer", "--start", SPLIT, "--end", END, code=3)
+
+
+def test_the_doctor_says_what_to_run_for_each_thing_that_is_missing(segwatch, cloud, image):
+    missing_bucket = f"gs://missing-{secrets.token_hex(4)}"
+    folder = cloud(runner="vertex", bucket=missing_bucket, image=image.replace(":1", ":2"))
+    lines = segwatch(folder, "doctor", code=4).stdout.splitlines()
+    said = dict(line[6:].split(": ", 1) for line in lines if line.startswith("FAIL"))
+    assert list(said) == ["warehouse", "table of new_users", "predictions", "bucket", "model of new_users", "image"]
+    for what in ("warehouse", "table of new_users", "predictions"):
+        assert "segwatch create" in said[what]
+    assert missing_bucket.removeprefix("gs://") in said["bucket"]
+    assert "segwatch train" in said["model of new_users"]
+    assert "make image" in said["image"]
