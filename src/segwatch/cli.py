@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import _thread
 import datetime as dt
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -744,10 +746,34 @@ def destroy(context: typer.Context, yes: Yes = False) -> None:
     context.obj.say("destroy", tables=len(tables), models=len(models))
 
 
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """While the context is open Ctrl-C ends the command wherever it falls.
+
+    In a destructor or a weakref's callback Python prints it and carries on; here it comes again a moment later.
+    """
+    usual = sys.unraisablehook
+
+    def again(unraisable: sys.UnraisableHookArgs) -> None:
+        if unraisable.exc_type is KeyboardInterrupt:
+            again_soon = threading.Timer(0.01, _thread.interrupt_main)
+            again_soon.daemon = True
+            again_soon.start()
+        else:
+            usual(unraisable)
+
+    sys.unraisablehook = again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = usual
+
+
 def main() -> None:
     """Run the command line; every expected error is one message and its exit code."""
     try:
-        app()
+        with _interruptible():
+            app()
     except SegwatchError as error:
         _fail(error)
     except OSError as error:

@@ -40,7 +40,7 @@ from segwatch.core.window import Window
 from segwatch.errors import BackendError, DataError, SettingsError
 from segwatch.settings import Endpoints, Google, Metric
 from segwatch.warehouses import Warehouse, open_warehouse
-from segwatch.warehouses.duckdb_errors import explain
+from segwatch.warehouses.duckdb_errors import explain, translated
 
 KEYS = ["created_at", "country_code", "platform", "channel"]
 DIMENSIONS = ("country_code", "platform")
@@ -1235,6 +1235,15 @@ def test_what_the_disk_refuses_is_said_in_one_line(error: Any, words: str) -> No
     said = explain(error, Path("x"))
     assert isinstance(said, BackendError) and not said.retryable
     assert words in str(said) and "\n" not in str(said)
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("Query interrupted"), duckdb.InterruptException("INTERRUPT Error: Interrupted!")]
+)
+def test_ctrl_c_amid_a_query_is_ctrl_c(error: Exception) -> None:
+    # What DuckDB makes of the signal. When it looks for one is chance, so none is sent here.
+    with pytest.raises(KeyboardInterrupt), translated(Path("x")):
+        raise error
 
 
 def test_two_connections_of_one_process_share_the_file(local: DuckdbBackend) -> None:

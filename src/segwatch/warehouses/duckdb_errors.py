@@ -27,8 +27,15 @@ def translated(path: Path) -> Iterator[None]:
     """What runs inside raises DataError or BackendError where DuckDB or the disk refuses."""
     try:
         yield
+    except duckdb.InterruptException as error:
+        raise KeyboardInterrupt from error
     except (duckdb.Error, OSError) as error:
         raise explain(error, path) from error
+    except RuntimeError as error:
+        # What DuckDB makes of a Ctrl-C that falls into a query.
+        if str(error) != "Query interrupted":
+            raise
+        raise KeyboardInterrupt from error
 
 
 def explain(error: duckdb.Error | OSError, path: Path) -> SegwatchError:
