@@ -117,6 +117,7 @@ create: cloud-ready $(INSTALLED) | $(SETTINGS)
 	$(MAKE) infra-apply
 	$(MAKE) image
 	$(SEGWATCH) create
+	$(SEGWATCH) compile --upload
 else
 create: $(INSTALLED) | $(SETTINGS) ## Make the tables and the registry; in prod the cloud's resources and the image first
 	$(SEGWATCH) create

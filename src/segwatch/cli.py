@@ -492,23 +492,22 @@ def _launch(
 def compile_(
     context: typer.Context,
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write to.")] = Path("pipelines"),
+    upload: Annotated[bool, typer.Option("--upload", help="Write to the target's bucket instead.")] = False,
     metric: MetricOption = None,
 ) -> None:
     """Write both pipelines as KFP YAML, with the settings of --target as their default parameters."""
-    from segwatch.pipelines.launch import compile_pipelines
+    from segwatch.pipelines.launch import compile_pipelines, upload_pipelines
 
     settings = context.obj.settings().for_target(context.obj.target)
     name, _ = _metric(settings, metric)
-    files = compile_pipelines(settings, name, output)
-    context.obj.say("compile", wrote=", ".join(str(file) for file in files))
+    wrote = [upload_pipelines(settings, name)] if upload else compile_pipelines(settings, name, output)
+    context.obj.say("compile", wrote=", ".join(str(place) for place in wrote))
 
 
 def _pipelines(context: typer.Context, metric: str | None) -> tuple[VertexPipelines, str]:
-    from segwatch.pipelines.vertex import VertexPipelines
-
     settings = context.obj.settings().for_target(context.obj.target)
     name, _ = _metric(settings, metric)
-    return VertexPipelines(settings), name
+    return _vertex(settings), name
 
 
 @schedule_app.command("set")
@@ -731,19 +730,42 @@ def _write_whole(path: Path, text: str) -> None:
 @app.command()
 def destroy(context: typer.Context, yes: Yes = False) -> None:
     """List what segwatch made, ask, and remove only that."""
-    settings = context.obj.settings()
-    registry = _registry(context.obj, settings)
+    from segwatch.pipelines.launch import remove_pipelines, uploaded_pipelines
+
+    settings = context.obj.settings().for_target(context.obj.target)
+    registry, schedules = _registry(context.obj, settings), _schedules(settings)
     with _warehouse(context.obj, settings) as warehouse:
-        tables, models = warehouse.created_tables(), registry.created()
-        for name in tables:
-            typer.echo(f"table {name}")
-        for name in models:
-            typer.echo(f"model {name}")
+        made = {
+            "table": warehouse.created_tables(),
+            "model": registry.created(),
+            "compiled pipelines": uploaded_pipelines(settings.target(None)),
+            "schedule": [f"{pipeline} of {metric}" for pipeline, metric in schedules],
+        }
+        for kind, names in made.items():
+            for name in names:
+                typer.echo(f"{kind} {name}")
         _ask("Remove all of these?", yes)
+        for pipeline, metric in schedules:
+            _vertex(settings).unschedule(pipeline, metric)
+        remove_pipelines(settings.target(None), made["compiled pipelines"])
         # The warehouse last: the database file goes with it, and without one a second destroy could not finish.
         registry.destroy()
         warehouse.drop_created()
-    context.obj.say("destroy", tables=len(tables), models=len(models))
+    context.obj.say("destroy", removed=", ".join(f"{len(names)} {kind}" for kind, names in made.items()))
+
+
+def _schedules(settings: Settings) -> list[tuple[str, str]]:
+    """Pipeline and metric of each schedule on Vertex AI."""
+    if settings.target(None).runner != "vertex":
+        return []
+    pipelines = _vertex(settings)
+    return [(one.pipeline, one.metric) for metric in settings.metrics for one in pipelines.schedules(metric)]
+
+
+def _vertex(settings: Settings) -> VertexPipelines:
+    from segwatch.pipelines.vertex import VertexPipelines
+
+    return VertexPipelines(settings)
 
 
 @contextmanager

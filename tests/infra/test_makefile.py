@@ -97,11 +97,21 @@ def test_an_image_of_uncommitted_code_is_refused(make):
     assert made.calls == []
 
 
-def test_create_in_prod_makes_the_infrastructure_then_the_image_then_the_tables(make):
+def test_create_in_prod_makes_the_infrastructure_the_image_the_tables_and_the_pipelines(make):
     made = make("create", "TARGET=prod", *CLOUD)
     assert made.code == 0, made.output
-    assert programs_and_verbs(made) == ["terraform init", "terraform apply", "gcloud builds", "segwatch prod"]
-    assert made.calls[-1] == "segwatch --settings segwatch.toml --target prod create [my-project my-bucket dev]"
+    assert programs_and_verbs(made) == [
+        "terraform init",
+        "terraform apply",
+        "gcloud builds",
+        "segwatch prod",
+        "segwatch prod",
+    ]
+    segwatch = "segwatch --settings segwatch.toml --target prod"
+    assert made.calls[-2:] == [
+        f"{segwatch} create [my-project my-bucket dev]",
+        f"{segwatch} compile --upload [my-project my-bucket dev]",
+    ]
 
 
 def test_destroy_in_prod_removes_what_segwatch_made_before_what_it_stands_on(make):

@@ -1,5 +1,6 @@
 """The whole of both pipelines as in the cloud, on stand-ins: BigQuery, Cloud Storage, Vertex AI's registry, KFP."""
 
+import json
 import secrets
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -129,7 +130,12 @@ def test_the_cloud_gives_the_predictions_that_one_laptop_gives(tmp_path, segwatc
         "ok    image",
         "ok    pipelines",
     ]
-    segwatch(cloud(), "destroy", "--yes")
+    uploaded = segwatch(cloud(), "--log-format", "json", "compile", "--upload").stderr
+    folder = cloud(runner="vertex")
+    segwatch(folder, "schedule", "set", "infer", "--cron", "0 5 * * *")
+    removed = segwatch(folder, "destroy", "--yes").stdout.splitlines()
+    assert json.loads(uploaded)["wrote"] == next(line for line in removed if "compiled" in line).split()[-1]
+    assert "schedule infer of new_users" in removed
     assert (vertex.models, bucket.door.names(bucket.uri)) == ({}, [])
     segwatch(cloud(), "infer", "--start", SPLIT, "--end", END, code=3)
 

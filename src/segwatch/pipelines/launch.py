@@ -10,12 +10,13 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from segwatch.errors import BackendError, DataError, SegwatchError, SettingsError, UsageError
-from segwatch.settings import Settings
+from segwatch.settings import Settings, Target
+from segwatch.storage import Storage
 
 _BY_EXIT_CODE: dict[int, type[SegwatchError]] = {1: SegwatchError, 2: UsageError, 3: DataError}
 _EXECUTING = re.compile(r"Executing task \S*'([\w-]+)'")
@@ -38,6 +39,34 @@ def compile_pipelines(settings: Settings, metric: str, folder: Path) -> list[Pat
     """
     folder.mkdir(parents=True, exist_ok=True)
     return [_compile(name, settings, metric, folder / f"segwatch-{name}.yaml") for name in ("train", "infer")]
+
+
+def upload_pipelines(settings: Settings, metric: str) -> str:
+    """A new folder in the bucket of the settings' default target holds both pipelines as YAML; returns its URI.
+
+    Raises SettingsError if the target has no bucket.
+    """
+    target = settings.target(None)
+    if not target.bucket:
+        raise SettingsError(f"the target {settings.default_target} has no `bucket` to upload to: set it to gs://BUCKET")
+    with tempfile.TemporaryDirectory() as folder:
+        compile_pipelines(settings, metric, Path(folder))
+        return Storage(target.google).upload(Path(folder), _uploads(target))
+
+
+def uploaded_pipelines(target: Target) -> list[str]:
+    """URIs of all that `upload_pipelines` made in the target's bucket."""
+    return [upload.uri for upload in Storage(target.google).uploads(_uploads(target))] if target.bucket else []
+
+
+def remove_pipelines(target: Target, uris: Sequence[str]) -> None:
+    """The uploads are gone."""
+    for uri in uris:
+        Storage(target.google).delete(uri)
+
+
+def _uploads(target: Target) -> str:
+    return f"{target.bucket.rstrip('/')}/pipelines"
 
 
 def specification(pipeline: str, settings: Settings) -> dict[str, Any]:
