@@ -2,40 +2,19 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from segwatch.settings import Endpoints, Google
 
 from .fakes.storage import Door, emulator
+from .no_skip import pytest_addoption, pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401
 from .servers import bigquery, postgres
 
 _CAPABILITIES = "-dac_override,-dac_read_search"
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--no-skip", action="store_true", help="A test that would be skipped fails.")
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
-    return _without_skip(item.config, (yield))
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, Any, Any]:
-    return _without_skip(collector.config, (yield))
-
-
-def _without_skip(config: pytest.Config, report: Any) -> Any:
-    if report.skipped and config.getoption("--no-skip"):
-        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
-        report.outcome, report.longrepr = "failed", f"{reason}, and --no-skip allows no skip"
-    return report
 
 
 @pytest.fixture(scope="session")

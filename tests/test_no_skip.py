@@ -13,7 +13,7 @@ SKIPPING = {
 
 
 def test_every_kind_of_skip_fails_and_tells_its_reason(tmp_path):
-    shutil.copy(Path(__file__).with_name("conftest.py"), tmp_path)
+    shutil.copy(Path(__file__).with_name("no_skip.py"), tmp_path / "conftest.py")
     for name, text in SKIPPING.items():
         (tmp_path / name).write_text(text)
 

@@ -42,7 +42,11 @@ def make(tmp_path):
 
     def run(*arguments: str) -> Made:
         record.write_text("", encoding="utf-8")
-        clean = {k: v for k, v in os.environ.items() if k not in {"PROJECT_ID", "BUCKET_NAME", "ENV", "MAKEFLAGS"}}
+        clean = {
+            k: v
+            for k, v in os.environ.items()
+            if k not in {"PROJECT_ID", "BUCKET_NAME", "ENV", "REGION", "TAG", "MAKEFLAGS"}
+        }
         environment = clean | {"PATH": f"{programs}:{os.environ['PATH']}", "RECORD": str(record)}
         said = subprocess.run(
             ["make", "--no-print-directory", *arguments],
