@@ -51,10 +51,12 @@ def test_killed_at_any_moment_it_leaves_old_or_new_and_the_next_run_ends_right(t
     score = ("infer", "--start", SPLIT, "--end", END)
     segwatch(tmp_path, *score)
     arguments = ("train", "--as-of", SPLIT) if command == "train" else score
-    start = time.monotonic()
-    whole = forked(tmp_path, *arguments)
-    whole.join()
-    assert whole.exitcode == 0
+    # The first one starts the server that all are forked from, which takes longer than a run.
+    for _ in range(2):
+        start = time.monotonic()
+        whole = forked(tmp_path, *arguments)
+        whole.join()
+        assert whole.exitcode == 0
     usual_seconds = time.monotonic() - start
     registry = open_registry(f"sqlite:///{tmp_path / 'mlflow.db'}")
     moments = random.Random(7)
