@@ -105,15 +105,17 @@ def test_a_refusal_of_bytes_stops_what_writes_loses_nothing_and_is_over_when_it_
             ("infer", "--as-of", SPLIT),
             "the work directory .* may not be used: grant the right",
         ),
+        ("rows.csv", 0o000, ("data", "insert", "--from", "rows.csv"), "rows.csv may not be used: grant the right"),
         (".", 0o500, ("report",), "segwatch-report.html may not be used: grant the right"),
         (".", 0o500, ("--settings", "new.toml", "init"), "new.toml may not be used: grant the right"),
     ],
 )
-def test_what_may_not_be_written_is_named_and_the_old_predictions_stand(
+def test_what_may_not_be_read_or_written_is_named_and_the_old_predictions_stand(
     trained, segwatch, no_override, path, mode, command, said
 ):
     segwatch(trained, "infer", "--as-of", SPLIT)
     before = published(trained)
+    (trained / "rows.csv").touch()
     usual = (trained / path).stat().st_mode
     (trained / path).chmod(mode)
     try:
