@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from segwatch.errors import BackendError, DataError, SegwatchError, SettingsError, UsageError
-from segwatch.settings import Settings, Target
+from segwatch.settings import Settings, Step, Target
 from segwatch.storage import Storage
 
 _BY_EXIT_CODE: dict[int, type[SegwatchError]] = {1: SegwatchError, 2: UsageError, 3: DataError}
@@ -104,7 +104,7 @@ def run_locally(
         # Steps run in this environment, whatever the image that they would have elsewhere.
         warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"kfp\.local")
         local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root), raise_on_error=True)
-        pipeline = _pipelines()[name](settings, "")
+        pipeline = _pipelines()[name](_as_this_machine(settings), "")
         try:
             pipeline(**parameters_of(name, settings, metric) | options)
         except RuntimeError as error:
@@ -129,6 +129,14 @@ def _kfp(module: str) -> Any:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise SettingsError(f"the module {error.name} is missing: pip install 'segwatch[kfp]'") from error
+
+
+def _as_this_machine(settings: Settings) -> Settings:
+    """The settings without limits, and without second tries: whoever waits here wants to be told at once."""
+    name, target = settings.default_target, settings.target(None)
+    return settings.model_copy(
+        update={"targets": {name: target.model_copy(update={"steps": {"default": Step(retries=0)}})}}
+    )
 
 
 class _Log(io.StringIO):
