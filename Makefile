@@ -83,7 +83,7 @@ demo: $(VENV)/installed-base ## Generate data, train, score 60 days, write the r
 	@$(BIN)/python examples/demo.py $(DEMO)
 
 test: $(VENV)/installed-test $(VENV)/installed-emulators ## Run the tests
-	EMULATORS=$(abspath $(VENV))/emulators $(BIN)/python -m pytest -n 2 $(PYTEST_OPTIONS)
+	EMULATORS=$(abspath $(VENV))/emulators $(BIN)/python -m pytest -n 4 $(PYTEST_OPTIONS)
 
 check: $(VENV)/installed-dev ## Lint, types and import contracts
 	$(BIN)/ruff format --check .

@@ -333,10 +333,11 @@ def train(
     start: Start = None,
     select: Select = None,
     dry_run: DryRun = False,
+    force: Annotated[bool, typer.Option("--force", help="Make it champion even if the gate objects.")] = False,
     runner: RunnerOption = None,
     wait: Wait = False,
 ) -> None:
-    """Fit every segment on the periods before --as-of and register the model as champion."""
+    """Fit every segment on the periods before --as-of; the model becomes champion if the gate lets it."""
     from segwatch.run import training_window
     from segwatch.runner import plan_training
 
@@ -344,7 +345,7 @@ def train(
         with _run(context.obj, metric, select) as run:
             context.obj.say("train would do", **plan_training(run, training_window(run, as_of, start)))
     else:
-        _train(context.obj, runner, metric, select, as_of, start, wait)
+        _train(context.obj, runner, metric, select, as_of, start, wait, force)
 
 
 def _train(
@@ -355,17 +356,18 @@ def _train(
     as_of: str | None = None,
     start: str | None = None,
     wait: bool = False,
+    force: bool = False,
 ) -> None:
     where = _runner(session, runner)
     if where is not Runner.local:
-        _launch(session, where, "train", metric, select, wait, as_of=as_of, start=start)
+        _launch(session, where, "train", metric, select, wait, as_of=as_of, start=start, force=force or None)
         return
     from segwatch.console import train_rows
     from segwatch.run import training_window
     from segwatch.runner import train
 
     with _run(session, metric, select) as run:
-        summary = train(run, training_window(run, as_of, start))
+        summary = train(run, training_window(run, as_of, start), force=force)
     session.say("train", **train_rows(summary))
 
 
@@ -458,7 +460,7 @@ def _launch(
     metric: str | None,
     select: list[str] | None,
     wait: bool,
-    **options: str | None,
+    **options: str | bool | None,
 ) -> int:
     """A pipeline ran on this machine, or was handed to Vertex AI; how many anomalies it told of."""
     import secrets

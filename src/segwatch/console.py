@@ -106,7 +106,8 @@ def train_rows(summary: TrainSummary) -> dict[str, str]:
     counts = dict(summary.counts)
     segments = counts.pop("segments")
     fitted = counts.pop("ok", 0)
-    alias = "champion" if summary.promoted else "registered, not promoted: only a selection was trained"
+    said = summary.verdict.said
+    alias = "champion" if said == "passed" else f"champion, {said}" if summary.verdict.promote else said
     rows = {
         "model": f"{summary.version.name} version {summary.version.version} ({alias})",
         "training Window": str(summary.window),

@@ -33,11 +33,11 @@ _STALE = 24 * 3600
 
 @dataclass(frozen=True)
 class TrainSummary:
-    """What a training did. seconds: wall time by step. promoted: whether the alias champion moved to it."""
+    """What a training did. seconds: wall time by step. verdict: whether the alias champion moved to it, and why."""
 
     window: Window
     version: ModelVersion
-    promoted: bool
+    verdict: steps.Verdict
     n_rows: int
     counts: Mapping[str, int]
     metrics: Mapping[str, float]
@@ -109,8 +109,11 @@ def _sweep(workspace: Path) -> None:
                 shutil.rmtree(old, ignore_errors=True)
 
 
-def train(run: Run, window: Window) -> TrainSummary:
-    """A new version of the metric's model is registered, and is the champion unless only a selection was trained."""
+def train(run: Run, window: Window, *, force: bool = False) -> TrainSummary:
+    """A new version of the metric's model is registered, and is the champion if the gate lets it.
+
+    force: the gate's objection is recorded and passed over.
+    """
     clock = _Clock(run.observer)
     with _workspace(run) as work:
         with clock.step("extract"):
@@ -120,20 +123,23 @@ def train(run: Run, window: Window) -> TrainSummary:
         with clock.step("train", len(panel.segments)) as progress:
             bundle = steps.train(work / "panel", run.metric_name, run.metric, work / "bundle", progress)
         with clock.step("evaluate", min(SAMPLE, len(panel.segments))) as progress:
-            metrics = steps.evaluate(work / "panel", run.metric, progress)
+            champion = steps.champion(run.registry, run.metric_name, run.metric, work / "champion")
+            evaluation = steps.evaluate(work / "panel", bundle, champion, run.metric, progress)
+        verdict = steps.judge(evaluation.objection, run.selection, force)
         with clock.step("register"):
             version = steps.register(
                 run.registry,
                 bundle,
-                metrics,
+                evaluation.metrics,
                 run.run_id,
                 settings_digest=steps.settings_digest(run.metric),
                 git_revision=run.git_revision,
+                gate=verdict.said,
             )
-            if not run.selection:
+            if verdict.promote:
                 version = run.registry.promote(version.name, version.version)
         counts = dict(bundle.manifest["counts"])
-    return TrainSummary(window, version, not run.selection, n_rows, counts, metrics, clock.seconds)
+    return TrainSummary(window, version, verdict, n_rows, counts, evaluation.metrics, clock.seconds)
 
 
 def infer(run: Run, window: Window, *, keep_features: bool = False) -> InferSummary:

@@ -109,6 +109,15 @@ class Metric(_Frozen):
     min_history: int = Field(0, ge=0, description="Periods a segment needs to get a model; 0: 90 days or 1008 hours")
     retrain_every: int = Field(7, ge=1, description="Age in days at which segwatch run trains anew")
     holdout: int = Field(28, ge=1, description="Last periods of training that evaluate holds out")
+    max_alert_increase: float = Field(
+        20.0, ge=0, description="Alerts per 1,000 rows by which a new model may exceed the champion and be promoted"
+    )
+    max_recall_loss: float = Field(
+        0.1, ge=0, le=1, description="Recall of injected changes by which it may fall short of the champion"
+    )
+    max_model_age: int = Field(
+        0, ge=0, description="Days from the end of training to the Window past which infer refuses a model; 0: any"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Metric:
@@ -366,4 +375,7 @@ missing = "zero"                    # an absent row is: zero (a count) or gap (n
 # min_history = 90                  # periods a segment needs to get a model
 # retrain_every = 7                 # age in days at which `segwatch run` trains anew
 # holdout = 28                      # last periods of training that evaluate holds out
+# max_alert_increase = 20           # alerts per 1,000 rows by which a new model may exceed the champion
+# max_recall_loss = 0.1             # recall of injected changes by which it may fall short of the champion
+# max_model_age = 0                 # days after training past which infer refuses a model; 0: any
 """

@@ -20,7 +20,7 @@ import pyarrow.feather as feather
 
 from segwatch.core.bundle import ModelBundle, Rules, write_bundle
 from segwatch.core.decision import Decisions, decide
-from segwatch.core.evaluation import evaluate as evaluate_panel
+from segwatch.core.evaluation import Gate, held_out, held_out_of, measure
 from segwatch.core.features import CONTEXT, FEATURES
 from segwatch.core.panel import Floats, Panel, build_panel
 from segwatch.core.schema import TableSchema
@@ -28,7 +28,7 @@ from segwatch.core.segment import Selection, describe, is_selected, shard
 from segwatch.core.training import Progress, ended_after, fit_panel
 from segwatch.core.window import Window
 from segwatch.data import predictions_schema
-from segwatch.errors import DataError
+from segwatch.errors import DataError, ModelError
 from segwatch.registries.base import ModelRegistry, ModelVersion
 from segwatch.settings import Metric
 from segwatch.warehouses.base import Warehouse
@@ -130,9 +130,42 @@ def _fitted(bundle: ModelBundle) -> ModelBundle:
     return bundle
 
 
-def evaluate(panel: Path, metric: Metric, progress: Progress = _ignore) -> dict[str, float]:
-    """Alert rate on the last `holdout` periods and recall of changes planted there."""
-    return evaluate_panel(Panel.load(panel), metric.feature_set, rules(metric), metric.holdout, progress)
+@dataclass(frozen=True)
+class Evaluation:
+    """How a candidate does. objection: why it must not become champion; None where it may."""
+
+    metrics: Mapping[str, float]
+    objection: str | None
+
+
+def champion(registry: ModelRegistry, metric_name: str, metric: Metric, to: Path) -> ModelBundle | None:
+    """The champion's bundle, downloaded to `to`; None where there is none that could score under the settings."""
+    try:
+        _, bundle = resolve(registry, metric_name, metric, to)
+    except (ModelError, DataError):
+        return None
+    return bundle
+
+
+def evaluate(
+    panel: Path, candidate: ModelBundle, champion: ModelBundle | None, metric: Metric, progress: Progress = _ignore
+) -> Evaluation:
+    """Alert rate on the last `holdout` periods, recall of changes planted there, and how the champion does on them.
+
+    The candidate's numbers are those of models fitted without these periods. Compared are the periods after the
+    champion's training; where there are none, both bundles as they are, so that neither knows more than the other.
+    """
+    loaded = Panel.load(panel)
+    rows = held_out(loaded, metric.feature_set, rules(metric), metric.holdout, progress)
+    metrics = measure(rows, rules(metric))
+    if champion is None:
+        return Evaluation(metrics, None)
+    theirs = held_out_of(champion, loaded, metric.holdout)
+    if champion.window.end >= loaded.window.end:
+        rows = held_out_of(candidate, loaded, metric.holdout)
+    gate = Gate(metric.max_alert_increase, metric.max_recall_loss)
+    ours, theirs = rows.same_as(theirs), theirs.same_as(rows)
+    return Evaluation(metrics, gate.objection(measure(ours, rules(metric)), measure(theirs, champion.rules)))
 
 
 def settings_digest(metric: Metric) -> str:
@@ -148,10 +181,12 @@ def register(
     *,
     settings_digest: str = "",
     git_revision: str = "",
+    gate: str = "",
 ) -> ModelVersion:
     """The bundle is a new version of the metric's model; no alias moves.
 
-    settings_digest and git_revision, where they are known, say what the version was made from.
+    settings_digest and git_revision, where they are known, say what the version was made from; gate, what became of
+    it at the gate.
     """
     manifest = bundle.manifest
     counts = {f"segments_{name}": float(n) for name, n in manifest["counts"].items()}
@@ -162,7 +197,11 @@ def register(
         "feature_set": f"{manifest['feature_set']['name']} v{manifest['feature_set']['version']}",
         "data_digest": manifest["data_digest"],
     }
-    origin = {"segwatch.settings_digest": settings_digest, "segwatch.git_revision": git_revision}
+    origin = {
+        "segwatch.settings_digest": settings_digest,
+        "segwatch.git_revision": git_revision,
+        "segwatch.gate": gate,
+    }
     return registry.register(
         model_name(manifest["metric"]),
         bundle.path,
@@ -170,6 +209,23 @@ def register(
         metrics={**counts, **metrics},
         tags={"segwatch.run_id": run_id, **{key: value for key, value in origin.items() if value}},
     )
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a version becomes champion, and in words what the gate said."""
+
+    promote: bool
+    said: str
+
+
+def judge(objection: str | None, selection: Selection, force: bool) -> Verdict:
+    """A model of a selection is never champion, one that the gate objects to only by force."""
+    if selection:
+        return Verdict(False, "not promoted: only a selection was trained")
+    if objection is None:
+        return Verdict(True, "passed")
+    return Verdict(True, f"forced, although {objection}") if force else Verdict(False, f"not promoted: {objection}")
 
 
 def resolve(registry: ModelRegistry, metric_name: str, metric: Metric, to: Path) -> tuple[ModelVersion, ModelBundle]:
@@ -199,13 +255,26 @@ class FeatureRows:
 def featurize(
     warehouse: Warehouse, metric: Metric, bundle: ModelBundle, window: Window, run_id: str, now: dt.datetime
 ) -> FeatureRows:
-    """A temporary table holds the Window's rows: keys, value, status, and where it is ok context and features."""
+    """A temporary table holds the Window's rows: keys, value, status, and where it is ok context and features.
+
+    Raises ModelError if the model is older than `max_model_age` allows.
+    """
+    _check_age(bundle, metric, window)
     wide = window.before(bundle.feature_set.lookback)
     observations = warehouse.observations(metric, wide)
     panel = build_panel(observations, metric.dimensions, wide, metric.missing, bundle.history)
     rows = pa.concat_tables(_feature_rows(panel, bundle, window))
     name = warehouse.write_features(run_id, rows, now + FEATURES_KEPT_FOR)
     return FeatureRows(name, rows.num_rows, pc.sum(pc.equal(rows["status"], "ok")).as_py() or 0)
+
+
+def _check_age(bundle: ModelBundle, metric: Metric, window: Window) -> None:
+    days = int((window.start - bundle.window.end) / np.timedelta64(24, "h"))
+    if metric.max_model_age and days > metric.max_model_age:
+        raise ModelError(
+            f"the model was trained to {bundle.window.end}, {days} days before {window.start}, and max_model_age is"
+            f" {metric.max_model_age}: run `segwatch train`"
+        )
 
 
 def _feature_rows(panel: Panel, bundle: ModelBundle, window: Window) -> Iterator[pa.Table]:

@@ -72,15 +72,22 @@ def join(
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def evaluate(settings: str, metric: str, panel: dsl.Input[dsl.Dataset], metrics: dsl.Output[dsl.Metrics]) -> str:
+def evaluate(
+    settings: str,
+    metric: str,
+    panel: dsl.Input[dsl.Dataset],
+    bundle: dsl.Input[dsl.Model],
+    metrics: dsl.Output[dsl.Metrics],
+) -> str:
+    import dataclasses
     import json
 
     from segwatch.pipelines import tasks
 
-    found = tasks.evaluate(settings, metric, panel.path)
-    for name, value in found.items():
+    found = tasks.evaluate(settings, metric, panel.path, bundle.path)
+    for name, value in found.metrics.items():
         metrics.log_metric(name, value)
-    return json.dumps(found)
+    return json.dumps(dataclasses.asdict(found))
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -91,15 +98,15 @@ def register(
     evaluation: str,
     n_rows: int,
     select: list[str],
+    force: bool,
     job: str,
     git_revision: str,
     summary: dsl.Output[dsl.Artifact],
 ) -> str:
     from segwatch.pipelines import tasks
 
-    return tasks.register(
-        settings, metric, bundle.path, evaluation, n_rows, not select, job, git_revision, summary.path
-    )
+    run = (job, git_revision, summary.path)
+    return tasks.register(settings, metric, bundle.path, evaluation, n_rows, select, force, *run)
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)

@@ -12,6 +12,7 @@ import json
 import re
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -151,9 +152,11 @@ def join(settings: str, metric: str, panel: str, parts: Sequence[str], bundle: s
 
 
 @_task
-def evaluate(settings: str, metric: str, panel: str) -> dict[str, float]:
-    """Metrics by name."""
-    return steps.evaluate(Path(panel), _metric(settings, metric))
+def evaluate(settings: str, metric: str, panel: str, bundle: str) -> steps.Evaluation:
+    """How the candidate does, and whether it may take the champion's place."""
+    with _opened(settings, metric) as run, tempfile.TemporaryDirectory() as folder:
+        champion = steps.champion(run.registry, metric, run.metric, Path(folder) / "champion")
+        return steps.evaluate(Path(panel), ModelBundle.open(Path(bundle)), champion, run.metric)
 
 
 @_task
@@ -163,26 +166,29 @@ def register(
     bundle: str,
     evaluation: str,
     n_rows: int,
-    promote: bool,
+    select: Sequence[str],
+    force: bool,
     job: str,
     git_revision: str,
     summary: str,
 ) -> str:
     """The number of the new version; what training did is in the summary."""
-    opened, metrics = ModelBundle.open(Path(bundle)), json.loads(evaluation)
+    opened, evaluated = ModelBundle.open(Path(bundle)), steps.Evaluation(**json.loads(evaluation))
     with _opened(settings, metric, job) as run:
+        verdict = steps.judge(evaluated.objection, parse_selection(select, run.metric.dimensions), force)
         version = steps.register(
             run.registry,
             opened,
-            metrics,
+            evaluated.metrics,
             run.run_id,
             settings_digest=steps.settings_digest(run.metric),
             git_revision=git_revision,
+            gate=verdict.said,
         )
-        if promote:
+        if verdict.promote:
             version = run.registry.promote(version.name, version.version)
     counts = dict(opened.manifest["counts"])
-    trained = runner.TrainSummary(opened.window, version, promote, n_rows, counts, metrics, {})
+    trained = runner.TrainSummary(opened.window, version, verdict, n_rows, counts, evaluated.metrics, {})
     _new(summary).write_text(json.dumps({"train": train_rows(trained)}), encoding="utf-8")
     return version.version
 

@@ -28,6 +28,7 @@ def training_pipeline(settings: Settings, scheduled: str) -> Callable[..., Any]:
         select: list[str],
         as_of: str = "",
         start: str = "",
+        force: bool = False,
         git_revision: str = "",
     ) -> None:
         """Parameters: settings as JSON; shards: 0, 1, ... one for each; select: dimension=value texts."""
@@ -45,7 +46,7 @@ def training_pipeline(settings: Settings, scheduled: str) -> Callable[..., Any]:
         with dsl.ParallelFor(shards) as shard:
             part = at(components.train(**common, panel=panel, shard=shard, shards=shards), image)
         joined = at(components.join(**common, panel=panel, parts=dsl.Collected(part.outputs["part"])), image)
-        evaluated = at(components.evaluate(**common, panel=panel), image)
+        evaluated = at(components.evaluate(**common, panel=panel, bundle=joined.outputs["bundle"]), image)
         at(
             components.register(
                 **common,
@@ -53,6 +54,7 @@ def training_pipeline(settings: Settings, scheduled: str) -> Callable[..., Any]:
                 evaluation=evaluated.outputs["Output"],
                 n_rows=extracted.outputs["Output"],
                 select=select,
+                force=force,
                 job=job,
                 git_revision=git_revision,
             ),
