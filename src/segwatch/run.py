@@ -96,12 +96,17 @@ def _as_of(run: Run, text: str | None) -> np.datetime64:
     return day
 
 
+def _settled(run: Run, as_of: str | None) -> np.datetime64:
+    """The end of what is neither going on nor waited for: late rows of the last `settle` periods may still come."""
+    return np.datetime64(_as_of(run, as_of) - length(run.metric.settle, run.metric.grain))
+
+
 def training_window(run: Run, as_of: str | None = None, start: str | None = None) -> Window:
-    """The periods before `as_of`, from `start` or the table's first on.
+    """The settled periods before `as_of`, from `start` or the table's first on.
 
     Raises UsageError if a text names no period, DataError if the table has no rows there.
     """
-    end = _as_of(run, as_of)
+    end = _settled(run, as_of)
     if start is not None:
         return Window(parse_time(start, run.metric.grain, "--start"), end, run.metric.grain)
     span = run.warehouse.span(run.metric)
@@ -113,14 +118,21 @@ def training_window(run: Run, as_of: str | None = None, start: str | None = None
 
 
 def scoring_window(run: Run, as_of: str | None = None, start: str | None = None, end: str | None = None) -> Window:
-    """The last complete period before `as_of`, or [start, end). Raises UsageError if a text names no period."""
+    """The last settled period before `as_of` and the `rescore` periods before it, or [start, end).
+
+    Raises UsageError if a text names no period, or the period before `end` is not over.
+    """
     grain = run.metric.grain
     if start is None and end is None:
-        last = _as_of(run, as_of)
-        return Window(last - length(1, grain), last, grain)
+        last = _settled(run, as_of)
+        return Window(last - length(1 + run.metric.rescore, grain), last, grain)
     if start is None or end is None or as_of is not None:
         raise UsageError("give either --as-of, or both --start and --end")
-    return Window(parse_time(start, grain, "--start"), parse_time(end, grain, "--end"), grain)
+    until = parse_time(end, grain, "--end")
+    if until > (now := _as_of(run, None)):
+        # Half a day's rows would look like a drop.
+        raise UsageError(f"--end {until}: the {grain} before it is not over; the last complete {grain} ends at {now}")
+    return Window(parse_time(start, grain, "--start"), until, grain)
 
 
 def reporting_window(run: Run, start: str | None = None, end: str | None = None) -> Window:

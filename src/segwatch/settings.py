@@ -109,6 +109,8 @@ class Metric(_Frozen):
     min_history: int = Field(0, ge=0, description="Periods a segment needs to get a model; 0: 90 days or 1008 hours")
     retrain_every: int = Field(7, ge=1, description="Age in days at which segwatch run trains anew")
     holdout: int = Field(28, ge=1, description="Last periods of training that evaluate holds out")
+    settle: int = Field(0, ge=0, description="Last periods that are not scored yet, as rows may still arrive late")
+    rescore: int = Field(0, ge=0, description="Periods before the last one that are scored again, for late rows")
     max_alert_increase: float = Field(
         20.0, ge=0, description="Alerts per 1,000 rows by which a new model may exceed the champion and be promoted"
     )
@@ -375,6 +377,8 @@ missing = "zero"                    # an absent row is: zero (a count) or gap (n
 # min_history = 90                  # periods a segment needs to get a model
 # retrain_every = 7                 # age in days at which `segwatch run` trains anew
 # holdout = 28                      # last periods of training that evaluate holds out
+# settle = 0                        # last periods that are not scored yet, as rows may still arrive late
+# rescore = 0                       # periods before the last one that are scored again, for late rows
 # max_alert_increase = 20           # alerts per 1,000 rows by which a new model may exceed the champion
 # max_recall_loss = 0.1             # recall of injected changes by which it may fall short of the champion
 # max_model_age = 0                 # days after training past which infer refuses a model; 0: any

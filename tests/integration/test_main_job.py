@@ -172,3 +172,29 @@ def test_an_alias_that_moves_during_a_run_changes_nothing_for_it(tmp_path, segwa
     assert summary.version.version == "2"
     assert predictions(tmp_path)["model_version"].unique().tolist() == ["2"]
     assert "version\t1" in segwatch(tmp_path, "models", "show").stdout
+
+
+def test_late_rows_are_waited_for_and_scored_again(trained, segwatch):
+    path = trained / "segwatch.toml"
+    path.write_text(path.read_text().replace("# settle = 0 ", "settle = 2 ").replace("# rescore = 0 ", "rescore = 3 "))
+    segwatch(trained, "infer", "--as-of", "2026-11-20")
+    first = predictions(trained)
+    days = first["ts"].dt.strftime("%Y-%m-%d")
+    assert sorted(days.unique()) == ["2026-11-14", "2026-11-15", "2026-11-16", "2026-11-17"]
+    (trained / "late.csv").write_text(
+        "created_at,country_code,platform,channel,new_users\n2026-11-16,it,ios,paid,123456\n"
+    )
+    segwatch(trained, "data", "insert", "--from", "late.csv")
+    segwatch(trained, "infer", "--as-of", "2026-11-21")
+    again = predictions(trained)
+    assert len(again) == len(first) + 9
+    late = again.query("value == 123456")
+    assert late["is_anomaly"].tolist() == [True]
+    assert late["ts"].dt.strftime("%Y-%m-%d").tolist() == ["2026-11-16"]
+
+
+def test_a_period_that_is_not_over_is_not_scored(trained, segwatch):
+    today = dt.datetime.now(dt.UTC).date()
+    tomorrow = str(today + dt.timedelta(days=1))
+    said = segwatch(trained, "infer", "--start", SPLIT, "--end", tomorrow, code=2).stderr
+    assert f"--end {tomorrow}: the day before it is not over; the last complete day ends at {today}" in said
