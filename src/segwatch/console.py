@@ -133,6 +133,8 @@ def infer_rows(summary: InferSummary) -> dict[str, str]:
     }
     for worst in summary.worst:
         rows[f"  {worst.segment}"] = f"{worst.impact:+,.0f} in {worst.n_anomalies} alerts"
+    for number, warning in enumerate(summary.warnings, 1):
+        rows[f"warning {number}"] = warning
     if summary.features_table:
         rows["features kept in"] = summary.features_table
     return rows | _seconds(summary.seconds)

@@ -66,6 +66,7 @@ class InferSummary:
     worst: tuple[Worst, ...]
     features_table: str | None
     seconds: Mapping[str, float]
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass
@@ -196,6 +197,7 @@ def scoring_summary(
         _worst(flagged, metric),
         features_table,
         seconds,
+        steps.warnings(rows, version.metrics),
     )
 
 

@@ -35,6 +35,9 @@ from segwatch.warehouses.base import Warehouse
 
 FEATURES_KEPT_FOR = dt.timedelta(days=1)
 _PREFIX = "dimension_"
+_SHIFT = b"segwatch.shift"
+# With fewer rows one event of a few segments would look like drift.
+_MIN_SHIFTED, _MIN_RATED, _RATE_MARGIN = 50, 100, 0.05
 
 
 def _ignore(_: int) -> None:
@@ -358,7 +361,7 @@ def predict(
 ) -> pa.Table:
     """The predictions of every row of the feature table, scored or not, in the predictions table's columns.
 
-    stamp: model_version, run_id and scored_at of the run.
+    stamp: model_version, run_id and scored_at of the run. `shift_of` reads back how far the features have moved.
     """
     rows = warehouse.read_features(features.table)
     ok = rows.filter(pc.equal(rows["status"], "ok"))
@@ -369,7 +372,33 @@ def predict(
     decisions = decide(bundle, ids, periods, values, contexts, X, progress)
     scored = _predictions(ok, metric_name, metric, stamp, decisions)
     rest = _predictions(rows.filter(pc.not_equal(rows["status"], "ok")), metric_name, metric, stamp, None)
-    return pa.concat_tables([scored, rest])
+    return pa.concat_tables([scored, rest]).replace_schema_metadata({_SHIFT: json.dumps(bundle.shift(ids, X))})
+
+
+def shift_of(predictions: pa.Table) -> dict[str, float]:
+    """What `ModelBundle.shift` said of the rows that were predicted."""
+    shift: dict[str, float] = json.loads((predictions.schema.metadata or {}).get(_SHIFT, b"{}"))
+    return shift
+
+
+def warnings(predictions: pa.Table, training: Mapping[str, float]) -> tuple[str, ...]:
+    """Sentences on what makes the run unlike the training whose metrics are given; none where there are few rows."""
+    scored = pc.sum(pc.equal(predictions["status"], "ok")).as_py() or 0
+    found = []
+    if scored >= _MIN_SHIFTED:
+        found += [
+            f"half of the rows lie {shift:+.1f} spreads from training's in the feature {name}: train anew, or look at"
+            " the data"
+            for name, shift in shift_of(predictions).items()
+            if abs(shift) > 1
+        ]
+    if scored >= _MIN_RATED and "alert_rate" in training:
+        rate, usual = (pc.sum(predictions["is_anomaly"]).as_py() or 0) / scored, training["alert_rate"]
+        if rate > 2 * usual + _RATE_MARGIN:
+            found.append(
+                f"{1000 * rate:.0f} of 1,000 rows alert where {1000 * usual:.0f} did at training: look at the data"
+            )
+    return tuple(found)
 
 
 def _predictions(

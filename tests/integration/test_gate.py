@@ -71,3 +71,16 @@ def test_a_model_that_is_too_old_scores_nothing(folder, segwatch):
         assert connection.execute("select count(*) from predictions").fetchone() == (9,)
         tables = [name for (name,) in connection.execute("select table_name from duckdb_tables()").fetchall()]
     assert not any(name.startswith("segwatch_features_") for name in tables)
+
+
+def test_infer_warns_where_the_data_are_no_longer_what_they_were(folder, segwatch):
+    score = ("infer", "--start", SPLIT, "--end", END)
+    assert "warning" not in segwatch(folder, *score).stderr
+    with duckdb.connect(folder / "segwatch.duckdb") as connection:
+        connection.execute(
+            f"update new_users_metrics set new_users = (new_users * 0.4)::int where created_at >= date '{SPLIT}'"
+        )
+    for runner in ("local", "kfp-local"):
+        said = " ".join(segwatch(folder, *score, "--runner", runner).stderr.split())
+        assert "spreads from training's in the feature d4" in said
+        assert "of 1,000 rows alert where" in said

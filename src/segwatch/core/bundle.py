@@ -224,6 +224,17 @@ class ModelBundle:
         scores, p_values = self.score(segment_ids, X)
         return np.where(p_values <= self.rules.alpha, -1, 1), scores, p_values
 
+    def shift(self, segment_ids: Sequence[str], X: Floats) -> dict[str, float]:
+        """By feature, how far half of the rows X (n_rows, n_features) lie from training's median, in its spreads.
+
+        About 0 where the data are as they were, whatever single rows do. Raises DataError for an unknown segment.
+        """
+        scaled = np.empty(X.shape)
+        for position, rows in self.groups(segment_ids):
+            center, spread = (self._parameters[name][position] for name in ("center", "spread"))
+            scaled[rows] = (X[rows] - center) / spread
+        return {name: float(np.median(scaled[:, k])) for k, name in enumerate(FEATURES)} if len(X) else {}
+
     def predict_frame(self, frame: Any) -> Any:
         """A pandas frame of prediction (+1 and -1), score and p_value for a frame of segment_id and the features."""
         import pandas as pd
