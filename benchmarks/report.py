@@ -47,6 +47,7 @@ def predictions(segments: int, days: int, flagged: float, seed: int = 7) -> pa.T
     value = np.round(expected * noise)
     scored = (rng.random(n) > 0.02) | is_anomaly
     numbers = {"value": value, "expected": expected, "lower": 0.7 * expected, "upper": 1.3 * expected}
+    numbers |= {"impact": value - expected, "impact_share": (value - expected) / expected.sum()}
     start = np.datetime64(END.replace(tzinfo=None), "us") - np.timedelta64(days, "D")
     columns = {
         "metric": texts(["new_users"], np.zeros(n, int)),

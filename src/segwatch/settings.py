@@ -20,8 +20,8 @@ from segwatch.errors import SettingsError
 SETTINGS_FILE = "segwatch.toml"
 _PREFIX = "SEGWATCH_"
 RESERVED_COLUMNS = frozenset(
-    "metric level segment_id ts value expected lower upper score p_value prediction is_anomaly direction status"
-    " reason model_version run_id scored_at n_rows".split()
+    "metric level segment_id ts value expected lower upper impact impact_share score p_value prediction is_anomaly"
+    " direction status reason model_version run_id scored_at n_rows".split()
 )
 _DEFAULT_MIN_HISTORY: dict[Grain, int] = {"day": 90, "hour": 1008}
 
@@ -109,6 +109,14 @@ class Metric(_Frozen):
     min_history: int = Field(0, ge=0, description="Periods a segment needs to get a model; 0: 90 days or 1008 hours")
     retrain_every: int = Field(7, ge=1, description="Age in days at which segwatch run trains anew")
     holdout: int = Field(28, ge=1, description="Last periods of training that evaluate holds out")
+    min_impact: float = Field(
+        0.0,
+        ge=0,
+        description="Difference from the expected value below which a row is no anomaly",
+    )
+    min_impact_share: float = Field(
+        0.0, ge=0, le=1, description="The same, as a share of what all segments together are expected to have"
+    )
     settle: int = Field(0, ge=0, description="Last periods that are not scored yet, as rows may still arrive late")
     rescore: int = Field(0, ge=0, description="Periods before the last one that are scored again, for late rows")
     max_alert_increase: float = Field(
@@ -377,6 +385,8 @@ missing = "zero"                    # an absent row is: zero (a count) or gap (n
 # min_history = 90                  # periods a segment needs to get a model
 # retrain_every = 7                 # age in days at which `segwatch run` trains anew
 # holdout = 28                      # last periods of training that evaluate holds out
+# min_impact = 0                    # difference from the expected value below which a row is no anomaly
+# min_impact_share = 0              # the same, as a share of all segments' expected total
 # settle = 0                        # last periods that are not scored yet, as rows may still arrive late
 # rescore = 0                       # periods before the last one that are scored again, for late rows
 # max_alert_increase = 20           # alerts per 1,000 rows by which a new model may exceed the champion

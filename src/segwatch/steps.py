@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.feather as feather
 
 from segwatch.core.bundle import ModelBundle, Rules, write_bundle
-from segwatch.core.decision import Decisions, decide
+from segwatch.core.decision import Decisions, Floors, decide
 from segwatch.core.evaluation import Gate, held_out, held_out_of, measure
 from segwatch.core.features import CONTEXT, FEATURES
 from segwatch.core.panel import Floats, Panel, build_panel
@@ -369,7 +369,8 @@ def predict(
     ids = ok["segment_id"].to_pylist()
     periods = ok["ts"].to_numpy().astype("datetime64[us]").astype(np.int64)
     values = ok["value"].to_numpy()
-    decisions = decide(bundle, ids, periods, values, contexts, X, progress)
+    floors = Floors(metric.min_impact, metric.min_impact_share)
+    decisions = decide(bundle, ids, periods, values, contexts, X, progress, floors)
     scored = _predictions(ok, metric_name, metric, stamp, decisions)
     rest = _predictions(rows.filter(pc.not_equal(rows["status"], "ok")), metric_name, metric, stamp, None)
     return pa.concat_tables([scored, rest]).replace_schema_metadata({_SHIFT: json.dumps(bundle.shift(ids, X))})
@@ -428,6 +429,8 @@ def _decision_columns(rows: pa.Table, decisions: Decisions) -> dict[str, pa.Arra
         "expected": pa.array(decisions.expected),
         "lower": pa.array(decisions.lower, from_pandas=True),
         "upper": pa.array(decisions.upper, from_pandas=True),
+        "impact": pa.array(decisions.impact),
+        "impact_share": pa.array(decisions.impact_share, from_pandas=True),
         "score": pa.array(decisions.score),
         "p_value": pa.array(decisions.p_value),
         "prediction": pa.array(decisions.prediction),
@@ -454,5 +457,12 @@ def publish(
     predictions: pa.Table,
     selection: Selection,
 ) -> int:
-    """The predictions stand in place of those of the same metric, Window and selection; returns how many."""
+    """The predictions stand in place of those of the same metric, Window and selection; returns how many.
+
+    Raises DataError if the table lacks a column, as one that an earlier segwatch made does.
+    """
+    held = warehouse.table_schema(table)
+    missing = [] if held is None else [name for name in predictions.column_names if name not in held.names]
+    if missing:
+        raise DataError(f"table {table!r} has no column {missing[0]!r}: run `segwatch create`, which adds it")
     return warehouse.replace_predictions(table, metric_name, window, predictions, selection)

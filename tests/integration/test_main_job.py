@@ -8,6 +8,7 @@ import sys
 import duckdb
 import numpy as np
 import pandas as pd
+import pytest
 
 from segwatch.console import QuietObserver
 from segwatch.run import open_run, scoring_window
@@ -30,9 +31,19 @@ def test_every_segment_and_day_gets_one_row_and_a_second_run_leaves_the_same_tab
     pd.testing.assert_frame_equal(first, predictions(trained))
 
 
-def test_a_value_is_outside_its_bounds_exactly_where_it_is_an_anomaly(trained, segwatch):
+@pytest.mark.parametrize("floors", ["", "min_impact = 100", "min_impact_share = 0.02"])
+def test_a_value_is_outside_its_bounds_exactly_where_it_is_an_anomaly(trained, segwatch, floors):
+    path = trained / "segwatch.toml"
+    path.write_text(path.read_text() + floors)
     segwatch(trained, "infer", "--start", SPLIT, "--end", END)
     rows = predictions(trained).query("status == 'ok'")
+    np.testing.assert_allclose(rows["impact"], rows["value"] - rows["expected"])
+    np.testing.assert_allclose(
+        rows["impact_share"], rows["impact"] / rows.groupby("ts")["expected"].transform("sum"), rtol=1e-9
+    )
+    flagged = rows[rows["is_anomaly"]]
+    floor = {"": 0.0, "min_impact = 100": 100, "min_impact_share = 0.02": 0.02}[floors]
+    assert (flagged["impact_share" if "share" in floors else "impact"].abs() >= floor).all()
     assert rows["is_anomaly"].any()
     outside = (rows["value"] < rows["lower"]) | (rows["value"] > rows["upper"]) | (rows["reason"] == "pattern")
     pd.testing.assert_series_equal(outside, rows["is_anomaly"], check_names=False)
@@ -198,3 +209,12 @@ def test_a_period_that_is_not_over_is_not_scored(trained, segwatch):
     tomorrow = str(today + dt.timedelta(days=1))
     said = segwatch(trained, "infer", "--start", SPLIT, "--end", tomorrow, code=2).stderr
     assert f"--end {tomorrow}: the day before it is not over; the last complete day ends at {today}" in said
+
+
+def test_a_predictions_table_of_an_earlier_segwatch_is_mended_by_create(trained, segwatch):
+    with duckdb.connect(trained / "segwatch.duckdb") as connection:
+        connection.execute("alter table predictions drop impact_share")
+    said = segwatch(trained, "infer", "--as-of", END, code=3).stderr
+    assert "no column 'impact_share': run `segwatch create`" in said
+    segwatch(trained, "create")
+    segwatch(trained, "infer", "--as-of", END)

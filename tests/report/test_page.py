@@ -244,7 +244,7 @@ def test_the_table_filters_by_dimension_in_a_browser(tmp_path):
 
 @pytest.mark.browser
 def test_dimensions_called_as_other_columns_filter_on_their_own(tmp_path):
-    names = ("day", "search", "impact")
+    names = ("day", "search", "change")
     page = render(
         predictions([("a", "b", "c"), ("d", "e", "f")], flagged=[(0, 3, 50), (1, 4, 50)], dimensions=names), names
     )

@@ -34,7 +34,18 @@ class Decisions:
     expected: Floats
     lower: Floats
     upper: Floats
+    impact: Floats
+    impact_share: Floats
     is_pattern: Bools
+
+
+@dataclass(frozen=True)
+class Floors:
+    """Differences from the expected value below which no row is an anomaly: in the metric's unit, and as a share of
+    what all rows of a period together are expected to have."""
+
+    impact: float = 0.0
+    share: float = 0.0
 
 
 def decide(
@@ -45,6 +56,7 @@ def decide(
     contexts: Floats,
     X: Floats,
     progress: Progress = lambda _: None,
+    floors: Floors = Floors(),
 ) -> Decisions:
     """Decisions on rows (n_rows,) of fitted segments; false discoveries are controlled within each period.
 
@@ -68,10 +80,34 @@ def decide(
             ~is_anomaly[rows],
         )
         progress(len(rows))
+    impact = values - expected
+    totals = _sums_by(periods, expected)
+    floor = np.maximum(floors.impact, floors.share * np.abs(totals))
+    lower, upper = _widened(lower, upper, values, expected, floor, is_anomaly)
+    is_anomaly &= np.abs(impact) >= floor
     # Both sides unbounded and still flagged: no value would have passed.
     is_pattern = is_anomaly & np.isnan(lower) & np.isnan(upper)
     prediction = np.where(p_values <= rules.alpha, -1, 1)
-    return Decisions(scores, p_values, prediction, is_anomaly, expected, lower, upper, is_pattern)
+    share = np.divide(impact, np.abs(totals), out=np.full(len(values), np.nan), where=totals != 0)
+    return Decisions(scores, p_values, prediction, is_anomaly, expected, lower, upper, impact, share, is_pattern)
+
+
+def _sums_by(periods: npt.NDArray[np.int64], values: Floats) -> Floats:
+    """For each row the sum of the values of its period."""
+    _, codes = np.unique(periods, return_inverse=True)
+    return np.asarray(np.bincount(codes, values)[codes]) if len(values) else values
+
+
+def _widened(
+    lower: Floats, upper: Floats, values: Floats, expected: Floats, floor: Floats, is_flagged: Bools
+) -> tuple[Floats, Floats]:
+    """The intervals with the values whose impact is under the floor; open sides stay open.
+
+    Where the two do not meet and the observed value lies between them and is flagged, the interval stays as it is.
+    """
+    low, high = np.minimum(lower, expected - floor), np.maximum(upper, expected + floor)
+    inside = (values > low) & (values < high) & is_flagged & (np.abs(values - expected) >= floor)
+    return np.where(inside, lower, low), np.where(inside, upper, high)
 
 
 def alert_bounds(
