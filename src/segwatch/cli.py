@@ -372,6 +372,42 @@ def _train(
 
 
 @app.command()
+def evaluate(
+    context: typer.Context,
+    metric: MetricOption = None,
+    as_of: AsOf = None,
+    start: Start = None,
+    select: Select = None,
+    output: Annotated[
+        Path | None, typer.Option(help="CSV file to write: each segment's smallest drop and rise.", readable=False)
+    ] = None,
+) -> None:
+    """Inject events into the last periods and say what would have been found; nothing is registered."""
+    from segwatch import runner
+    from segwatch.console import evaluate_rows, evaluate_table
+    from segwatch.run import training_window
+
+    if output is not None:
+        _check_place("--output", output)
+    with _run(context.obj, metric, select) as run:
+        summary = runner.evaluate(run, training_window(run, as_of, start))
+    if output is not None:
+        _write_whole(output, _csv(evaluate_table(summary)))
+    context.obj.say("evaluate", **evaluate_rows(summary))
+
+
+def _csv(rows: list[dict[str, object]]) -> str:
+    import csv
+    import io
+
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+@app.command()
 def infer(
     context: typer.Context,
     metric: MetricOption = None,

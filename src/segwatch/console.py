@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from segwatch.core.bundle import ModelBundle
     from segwatch.core.training import Progress
-    from segwatch.runner import InferSummary, TrainSummary
+    from segwatch.runner import EvaluateSummary, InferSummary, TrainSummary
 
 
 class QuietObserver:
@@ -138,6 +138,49 @@ def infer_rows(summary: InferSummary) -> dict[str, str]:
     if summary.features_table:
         rows["features kept in"] = summary.features_table
     return rows | _seconds(summary.seconds)
+
+
+def evaluate_rows(summary: EvaluateSummary) -> dict[str, str]:
+    """What would have been found, as lines of a table: one block for each size class."""
+    from segwatch.core.injection import INJECTIONS, by_size
+
+    rows = {
+        "Window": str(summary.window),
+        "below": "segments by their median value; the share of injected events found, and after how many periods",
+    }
+    for one in by_size(summary.found):
+        name = f"{one.low:,.0f} to {one.high:,.0f}" if one.high < float("inf") else f"{one.low:,.0f} and more"
+        rows[name] = (
+            f"{one.n_segments:,} segments, {1000 * one.alert_rate:.1f} alerts per 1,000 rows; smallest drop"
+            f" {_share(one.smallest_drop)}, smallest rise {_share(one.smallest_rise)}"
+        )
+        kinds: dict[str, list[str]] = {}
+        for injection in INJECTIONS:
+            if injection in one.recalls:
+                size = "" if injection.size == 1 else f"{100 * injection.size:.0f} % "
+                late = one.delays.get(injection, 0.0)
+                delay = f" after {late:.1f}" if late >= 0.05 else ""
+                kinds.setdefault(injection.kind, []).append(f"{size}{one.recalls[injection]:.2f}{delay}")
+        rows |= {f"{name}: {kind.replace('_', ' ')}": ", ".join(said) for kind, said in kinds.items()}
+    return rows | _seconds(summary.seconds)
+
+
+def evaluate_table(summary: EvaluateSummary) -> list[dict[str, object]]:
+    """For each segment the smallest drop and rise of one period that it would have caught, as shares of the expected
+    value; None where none."""
+    return [
+        {
+            "segment": summary.labels[one.segment],
+            "median_value": one.size,
+            "smallest_drop": None if one.smallest_drop != one.smallest_drop else round(one.smallest_drop, 4),
+            "smallest_rise": None if one.smallest_rise != one.smallest_rise else round(one.smallest_rise, 4),
+        }
+        for one in summary.found
+    ]
+
+
+def _share(share: float) -> str:
+    return f"{100 * share:.0f} %" if share == share else "none"
 
 
 def _seconds(seconds: Mapping[str, float]) -> dict[str, str]:

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from segwatch import steps
 from segwatch.core.bundle import ModelBundle
 from segwatch.core.evaluation import SAMPLE
+from segwatch.core.injection import Found
 from segwatch.core.panel import build_panel
 from segwatch.core.training import Progress
 from segwatch.core.window import Window
@@ -141,6 +142,29 @@ def train(run: Run, window: Window, *, force: bool = False) -> TrainSummary:
                 version = run.registry.promote(version.name, version.version)
         counts = dict(bundle.manifest["counts"])
     return TrainSummary(window, version, verdict, n_rows, counts, evaluation.metrics, clock.seconds)
+
+
+@dataclass(frozen=True)
+class EvaluateSummary:
+    """What models fitted without the last periods would have found there. labels: of the segments, by position."""
+
+    window: Window
+    labels: tuple[str, ...]
+    found: list[Found]
+    seconds: Mapping[str, float]
+
+
+def evaluate(run: Run, window: Window) -> EvaluateSummary:
+    """Nothing is registered or written: events are injected into the held-out periods of the Window."""
+    clock = _Clock(run.observer)
+    with _workspace(run) as work:
+        with clock.step("extract"):
+            steps.extract(run.warehouse, run.metric, window, work / "observations.arrow")
+        with clock.step("preprocess"):
+            panel = steps.preprocess(work / "observations.arrow", run.metric, window, work / "panel", run.selection)
+        with clock.step("evaluate", len(panel.segments)) as progress:
+            found = steps.detectability(work / "panel", run.metric, progress)
+    return EvaluateSummary(window, panel.segments.labels, found, clock.seconds)
 
 
 def infer(run: Run, window: Window, *, keep_features: bool = False) -> InferSummary:

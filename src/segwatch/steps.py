@@ -22,6 +22,7 @@ from segwatch.core.bundle import ModelBundle, Rules, write_bundle
 from segwatch.core.decision import Decisions, Floors, decide
 from segwatch.core.evaluation import Gate, held_out, held_out_of, measure
 from segwatch.core.features import CONTEXT, FEATURES
+from segwatch.core.injection import Found, inject
 from segwatch.core.panel import Floats, Panel, build_panel
 from segwatch.core.schema import TableSchema
 from segwatch.core.segment import Selection, describe, is_selected, shard
@@ -169,6 +170,20 @@ def evaluate(
     gate = Gate(metric.max_alert_increase, metric.max_recall_loss)
     ours, theirs = rows.same_as(theirs), theirs.same_as(rows)
     return Evaluation(metrics, gate.objection(measure(ours, rules(metric)), measure(theirs, champion.rules)))
+
+
+def detectability(panel: Path, metric: Metric, progress: Progress = _ignore) -> list[Found]:
+    """What the models of each segment would find of events injected into the last `holdout` periods.
+
+    Raises DataError if no segment has enough history before them.
+    """
+    loaded = Panel.load(panel)
+    if metric.holdout >= len(loaded.window):
+        raise DataError(f"{loaded.window} is no longer than the {metric.holdout} periods of holdout: widen --start")
+    found = list(inject(loaded, metric.feature_set, rules(metric), metric.holdout, progress))
+    if not found:
+        raise DataError(f"no segment has {metric.min_history} periods before the last {metric.holdout}: widen --start")
+    return found
 
 
 def settings_digest(metric: Metric) -> str:

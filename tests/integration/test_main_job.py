@@ -218,3 +218,15 @@ def test_a_predictions_table_of_an_earlier_segwatch_is_mended_by_create(trained,
     assert "no column 'impact_share': run `segwatch create`" in said
     segwatch(trained, "create")
     segwatch(trained, "infer", "--as-of", END)
+
+
+def test_evaluate_says_what_would_have_been_found_and_changes_nothing(trained, segwatch):
+    before = (trained / "segwatch.duckdb").read_bytes()
+    said = " ".join(segwatch(trained, "evaluate", "--as-of", END, "--output", "found.csv").stderr.split())
+    assert "alerts per 1,000 rows; smallest drop" in said
+    assert "zero out" in said and "drift down" in said
+    table = pd.read_csv(trained / "found.csv")
+    assert len(table) == 9 and (table["smallest_drop"].dropna() < 1).all()
+    assert (trained / "segwatch.duckdb").read_bytes() == before
+    assert "widen --start" in segwatch(trained, "evaluate", "--as-of", END, "--start", "2026-11-10", code=3).stderr
+    assert "version\t1" in segwatch(trained, "models", "show").stdout
