@@ -396,6 +396,30 @@ def evaluate(
     context.obj.say("evaluate", **evaluate_rows(summary))
 
 
+@app.command()
+def backtest(
+    context: typer.Context,
+    start: Annotated[str, typer.Option("--start", help="First period, inclusive.")],
+    end: Annotated[str, typer.Option("--end", help="End, exclusive.")],
+    metric: MetricOption = None,
+    select: Select = None,
+    every: Annotated[int, typer.Option(min=1, help="Periods after which a model is trained anew.")] = 7,
+    against: Annotated[Path | None, typer.Option(help="A second settings file, shown beside.")] = None,
+) -> None:
+    """Say what would have alerted, week by week, each week under a model that could have existed then."""
+    from dataclasses import replace
+
+    from segwatch import runner
+    from segwatch.console import backtest_rows
+    from segwatch.run import scoring_window
+
+    weeks = {}
+    for path in filter(None, (context.obj.settings_path, against)):
+        with _run(replace(context.obj, settings_path=path), metric, select) as run:
+            weeks[str(path)] = runner.backtest(run, scoring_window(run, None, start, end), every)
+    context.obj.say("backtest", **backtest_rows(weeks))
+
+
 def _csv(rows: list[dict[str, object]]) -> str:
     import csv
     import io

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from segwatch.core.bundle import ModelBundle
     from segwatch.core.training import Progress
-    from segwatch.runner import EvaluateSummary, InferSummary, TrainSummary
+    from segwatch.runner import BacktestWeek, EvaluateSummary, InferSummary, TrainSummary
 
 
 class QuietObserver:
@@ -177,6 +177,25 @@ def evaluate_table(summary: EvaluateSummary) -> list[dict[str, object]]:
         }
         for one in summary.found
     ]
+
+
+def backtest_rows(weeks: Mapping[str, Sequence[BacktestWeek]]) -> dict[str, str]:
+    """What would have alerted, a line for each span; weeks: by settings file, all of the same spans."""
+    rows = {}
+    names = list(weeks)
+    for columns in zip(*weeks.values(), strict=True):
+        lines = zip(names, map(_backtest_line, columns), strict=True)
+        said = [f"{name}: {line}" if len(names) > 1 else line for name, line in lines]
+        rows[str(columns[0].window)] = "\n".join(said)
+    for name, column in weeks.items():
+        alerts, scored = sum(week.n_anomalies for week in column), sum(week.n_scored for week in column)
+        rows[f"in all, {name}"] = f"{alerts:,} alerts, {1000 * alerts / max(1, scored):.1f} of 1,000 rows"
+    return rows
+
+
+def _backtest_line(week: BacktestWeek) -> str:
+    worst = ", ".join(f"{one.segment} {one.impact:+,.0f}" for one in week.worst)
+    return f"{week.n_anomalies:,} alerts" + (f": {worst}" if worst else "")
 
 
 def _share(share: float) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.feather as feather
 
 from segwatch import steps
 from segwatch.core.bundle import ModelBundle
@@ -20,8 +21,8 @@ from segwatch.core.evaluation import SAMPLE
 from segwatch.core.injection import Found
 from segwatch.core.panel import build_panel
 from segwatch.core.training import Progress
-from segwatch.core.window import Window
-from segwatch.errors import ModelError, disk_error
+from segwatch.core.window import Window, length
+from segwatch.errors import DataError, ModelError, disk_error
 from segwatch.registries import ModelVersion
 from segwatch.run import Observer, Run
 from segwatch.settings import Metric
@@ -167,6 +168,62 @@ def evaluate(run: Run, window: Window) -> EvaluateSummary:
     return EvaluateSummary(window, panel.segments.labels, found, clock.seconds)
 
 
+@dataclass(frozen=True)
+class BacktestWeek:
+    """What would have alerted in some periods, under a model trained on the periods before them."""
+
+    window: Window
+    n_scored: int
+    n_anomalies: int
+    worst: tuple[Worst, ...]
+
+
+def backtest(run: Run, window: Window, every: int) -> list[BacktestWeek]:
+    """What would have alerted in the Window; a model is trained anew every so many periods. Nothing is written.
+
+    Raises DataError where the table has no rows, or too few before the Window for a model.
+    """
+    with run.observer.step("extract"):
+        span = run.warehouse.span(run.metric)
+        first = window.start if span is None else min(span[0], window.start)
+        observations = run.warehouse.observations(run.metric, Window(first, window.end, window.grain))
+    starts = np.arange(window.start, window.end, length(every, window.grain))
+    weeks = []
+    with _workspace(run) as work, run.observer.step("backtest", len(starts)) as progress:
+        for number, start in enumerate(starts):
+            end = min(start + length(every, window.grain), window.end)
+            scored = Window(start, end, window.grain)
+            weeks.append(_backtest_week(run, observations, first, scored, work / str(number)))
+            progress(1)
+    return weeks
+
+
+def _backtest_week(run: Run, observations: pa.Table, first: np.datetime64, window: Window, work: Path) -> BacktestWeek:
+    if not first < window.start:
+        raise DataError(
+            f"table {run.metric.table} has no rows before {window.start} to train on: choose a later --start"
+        )
+    work.mkdir()
+    before = Window(first, window.start, window.grain)
+    feather.write_feather(_within(observations, before), str(work / "observations.arrow"))
+    steps.preprocess(work / "observations.arrow", run.metric, before, work / "panel", {})
+    bundle = steps.train(work / "panel", run.metric_name, run.metric, work / "bundle")
+    rows = _within(observations, window.before(bundle.feature_set.lookback))
+    stamp = {"model_version": "", "run_id": run.run_id, "scored_at": run.now}
+    features = steps.feature_rows(rows, run.metric, bundle, window)
+    predictions = steps.predict_rows(features, run.metric_name, run.metric, bundle, stamp)
+    chosen = steps.select(predictions, run.selection, window)
+    flagged = chosen.filter(chosen["is_anomaly"])
+    n_scored = int(pc.sum(pc.equal(chosen["status"], "ok")).as_py() or 0)
+    return BacktestWeek(window, n_scored, flagged.num_rows, _worst(flagged, run.metric, top=3))
+
+
+def _within(observations: pa.Table, window: Window) -> pa.Table:
+    start, end = (pa.scalar(moment, pa.timestamp("us")) for moment in window.as_datetimes())
+    ts = observations["ts"]
+    return observations.filter(pc.and_(pc.greater_equal(ts, start), pc.less(ts, end)))
+
+
 def infer(run: Run, window: Window, *, keep_features: bool = False) -> InferSummary:
     """The predictions table holds the champion's predictions of the Window, and no temporary table is left."""
     clock = _Clock(run.observer)
@@ -226,11 +283,10 @@ def scoring_summary(
 
 
 def _worst(flagged: pa.Table, metric: Metric, top: int = 5) -> tuple[Worst, ...]:
-    impact = np.asarray(flagged["value"].to_numpy() - flagged["expected"].to_numpy(), dtype=np.float64)
-    table = flagged.select(list(metric.dimensions)).append_column("impact of alerts", pa.array(impact))
-    sums = table.group_by(list(metric.dimensions)).aggregate([("impact of alerts", "sum"), ([], "count_all")])
+    table = flagged.select([*metric.dimensions, "impact"])
+    sums = table.group_by(list(metric.dimensions)).aggregate([("impact", "sum"), ([], "count_all")])
     rows = [
-        Worst("/".join(row[name] for name in metric.dimensions), row["count_all"], row["impact of alerts_sum"])
+        Worst("/".join(row[name] for name in metric.dimensions), row["count_all"], row["impact_sum"])
         for row in sums.to_pylist()
     ]
     return tuple(sorted(rows, key=lambda worst: (-abs(worst.impact), worst.segment))[:top])

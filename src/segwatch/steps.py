@@ -278,12 +278,17 @@ def featurize(
     Raises ModelError if the model is older than `max_model_age` allows.
     """
     _check_age(bundle, metric, window)
-    wide = window.before(bundle.feature_set.lookback)
-    observations = warehouse.observations(metric, wide)
-    panel = build_panel(observations, metric.dimensions, wide, metric.missing, bundle.history)
-    rows = pa.concat_tables(_feature_rows(panel, bundle, window))
+    observations = warehouse.observations(metric, window.before(bundle.feature_set.lookback))
+    rows = feature_rows(observations, metric, bundle, window)
     name = warehouse.write_features(run_id, rows, now + FEATURES_KEPT_FOR)
     return FeatureRows(name, rows.num_rows, pc.sum(pc.equal(rows["status"], "ok")).as_py() or 0)
+
+
+def feature_rows(observations: pa.Table, metric: Metric, bundle: ModelBundle, window: Window) -> pa.Table:
+    """The Window's rows from observations of it and the lookback before it, as `featurize` writes them."""
+    wide = window.before(bundle.feature_set.lookback)
+    panel = build_panel(observations, metric.dimensions, wide, metric.missing, bundle.history)
+    return pa.concat_tables(_feature_rows(panel, bundle, window))
 
 
 def _check_age(bundle: ModelBundle, metric: Metric, window: Window) -> None:
@@ -378,7 +383,18 @@ def predict(
 
     stamp: model_version, run_id and scored_at of the run. `shift_of` reads back how far the features have moved.
     """
-    rows = warehouse.read_features(features.table)
+    return predict_rows(warehouse.read_features(features.table), metric_name, metric, bundle, stamp, progress)
+
+
+def predict_rows(
+    rows: pa.Table,
+    metric_name: str,
+    metric: Metric,
+    bundle: ModelBundle,
+    stamp: Mapping[str, object],
+    progress: Progress = _ignore,
+) -> pa.Table:
+    """The predictions of feature rows; see `predict`."""
     ok = rows.filter(pc.equal(rows["status"], "ok"))
     contexts, X = (np.column_stack([ok[name].to_numpy() for name in names]) for names in (CONTEXT, FEATURES))
     ids = ok["segment_id"].to_pylist()

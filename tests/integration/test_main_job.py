@@ -230,3 +230,19 @@ def test_evaluate_says_what_would_have_been_found_and_changes_nothing(trained, s
     assert (trained / "segwatch.duckdb").read_bytes() == before
     assert "widen --start" in segwatch(trained, "evaluate", "--as-of", END, "--start", "2026-11-10", code=3).stderr
     assert "version\t1" in segwatch(trained, "models", "show").stdout
+
+
+def test_a_backtest_alerts_as_training_and_scoring_then_would_have(trained, segwatch):
+    before = (trained / "segwatch.duckdb").read_bytes()
+    (trained / "wide.toml").write_text((trained / "segwatch.toml").read_text() + "min_impact = 1000000\n")
+    said = segwatch(
+        trained, "--log-format", "json", "backtest", "--start", SPLIT, "--end", "2026-11-13", "--against", "wide.toml"
+    )
+    told = json.loads(said.stderr.splitlines()[-1])
+    assert (trained / "segwatch.duckdb").read_bytes() == before
+    segwatch(trained, "infer", "--start", SPLIT, "--end", "2026-11-11")
+    alerts = int(predictions(trained)["is_anomaly"].sum())
+    assert told[f"[{SPLIT}, 2026-11-11)"].startswith(f"segwatch.toml: {alerts} alerts")
+    assert "wide.toml: 0 alerts" in told[f"[{SPLIT}, 2026-11-11)"]
+    assert "[2026-11-11, 2026-11-13)" in told
+    assert told["in all, wide.toml"].startswith("0 alerts")
