@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from segwatch.cli import _git_revision
+from segwatch.cli.session import git_revision
 from segwatch.registries import open_registry
 from segwatch.settings import load_settings
 from segwatch.steps import settings_digest
@@ -41,4 +41,4 @@ def test_where_there_is_no_commit_there_is_no_revision(tmp_path, monkeypatch, wh
         git(tmp_path, "init", "-q")
     if where == "without git":
         monkeypatch.setenv("PATH", "")
-    assert _git_revision() == ""
+    assert git_revision() == ""

@@ -55,14 +55,14 @@ def test_ctrl_c_ends_a_run_without_a_word_and_loses_nothing(project, segwatch, c
 def test_a_ctrl_c_that_python_would_forget_comes_again():
     code = """
 import time, weakref
-from segwatch.cli import _interruptible
+from segwatch.cli.main import interruptible
 
 class Thing: pass
 
 def callback(_):
     raise KeyboardInterrupt
 
-with _interruptible():
+with interruptible():
     thing = Thing()
     reference = weakref.ref(thing, callback)
     del thing

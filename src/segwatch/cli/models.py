@@ -1,0 +1,73 @@
+"""Commands of the model's versions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from segwatch.cli.session import MetricOption, metric_of, registry_of
+
+if TYPE_CHECKING:
+    from segwatch.registries.base import ModelRegistry
+
+
+models_app = typer.Typer(no_args_is_help=True, help="The versions of the metric's model.")
+
+
+def _versions(context: typer.Context, metric: str | None) -> tuple[ModelRegistry, str]:
+    from segwatch.steps import model_name
+
+    settings = context.obj.settings()
+    name, _ = metric_of(settings, metric)
+    return registry_of(context.obj, settings), model_name(name)
+
+
+@models_app.command("list")
+def models_list(context: typer.Context, metric: MetricOption = None) -> None:
+    """Print the versions, newest first."""
+    registry, name = _versions(context, metric)
+    for version in registry.versions(name):
+        parameters = version.parameters
+        window = f"[{parameters.get('window_start')}, {parameters.get('window_end')})"
+        typer.echo(f"{version.version}\t{version.created_at:%Y-%m-%d %H:%M}\t{window}\t{','.join(version.aliases)}")
+
+
+@models_app.command("show")
+def models_show(
+    context: typer.Context,
+    version: Annotated[str, typer.Argument(help="Version or alias.")] = "champion",
+    metric: MetricOption = None,
+) -> None:
+    """Print one version: its Window, parameters and metrics."""
+    registry, name = _versions(context, metric)
+    found = registry.resolve(name, version)
+    facts: dict[str, Any] = {
+        "name": found.name,
+        "version": found.version,
+        "uri": found.uri,
+        "aliases": ",".join(found.aliases),
+        "created_at": found.created_at.isoformat(timespec="seconds"),
+        **found.parameters,
+        **{key: f"{value:g}" for key, value in found.metrics.items()},
+    }
+    for key, value in facts.items():
+        typer.echo(f"{key}\t{value}")
+
+
+@models_app.command("promote")
+def models_promote(
+    context: typer.Context,
+    version: Annotated[str, typer.Argument(help="Version.")],
+    metric: MetricOption = None,
+) -> None:
+    """Make a version the champion."""
+    registry, name = _versions(context, metric)
+    context.obj.say("models promote", champion=registry.promote(name, version).version)
+
+
+@models_app.command("rollback")
+def models_rollback(context: typer.Context, metric: MetricOption = None) -> None:
+    """Make the version that was champion before the champion again."""
+    registry, name = _versions(context, metric)
+    context.obj.say("models rollback", champion=registry.rollback(name).version)
