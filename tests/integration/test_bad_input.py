@@ -1,6 +1,7 @@
 import datetime as dt
 import math
 
+import duckdb
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
@@ -311,3 +312,25 @@ def test_segments_that_cannot_be_trained_are_named_and_the_others_are(tmp_path, 
         "gone": "ended",
     }
     assert ask(tmp_path, "select channel from predictions where platform like 'quote%'") == [("<null>",)]
+
+
+def test_times_of_a_file_are_utc_with_and_without_a_zone(tmp_path, segwatch):
+    segwatch(tmp_path, "init")
+    path = tmp_path / "segwatch.toml"
+    head = path.read_text().partition("[metrics.new_users]")[0]
+    path.write_text(
+        head
+        + '[metrics.temperature]\ntable = "temperatures"\ntime = "at"\nvalue = "degrees"\ndimensions = ["sensor"]\n'
+        + 'grain = "hour"\nmissing = "gap"\n'
+    )
+    segwatch(tmp_path, "create")
+    (tmp_path / "plain.csv").write_text("at,sensor,degrees\n2026-09-15 01:00:00,a,-2.5\n2026-09-15T02:00:00,a,3\n")
+    segwatch(tmp_path, "data", "insert", "--from", "plain.csv")
+    (tmp_path / "zoned.csv").write_text("at,sensor,degrees\n2026-09-15 05:00:00+02:00,a,4\n2026-09-15T04:00:00Z,a,5\n")
+    segwatch(tmp_path, "data", "insert", "--from", "zoned.csv")
+    with duckdb.connect(tmp_path / "segwatch.duckdb", read_only=True) as connection:
+        hours = connection.execute('select hour("at"), degrees from temperatures order by 1').fetchall()
+    assert hours == [(1, -2.5), (2, 3.0), (3, 4.0), (4, 5.0)]
+    (tmp_path / "mixed.csv").write_text("at,sensor,degrees\n2026-09-15 05:00:00,a,4\n2026-09-15 06:00:00Z,a,4\n")
+    said = segwatch(tmp_path, "data", "insert", "--from", "mixed.csv", code=3).stderr
+    assert "column 'at' (row 1)" in said

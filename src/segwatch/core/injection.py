@@ -19,7 +19,7 @@ from segwatch.core.training import Progress, ended_after, fit_segment
 SIZES = (0.2, 0.4, 0.6)
 KINDS = ("drop", "rise", "level_down", "level_up", "drift_down", "flat_line", "zero_out")
 CLASSES = (0.0, 10.0, 100.0, 1_000.0, 10_000.0, np.inf)
-"""Edges of the segments' size classes, by their median value."""
+"""Edges of the segments' size classes, by the size of their median value."""
 _LENGTHS = {"drop": 1, "rise": 1, "zero_out": 1, "flat_line": 7, "level_down": 7, "level_up": 7, "drift_down": 7}
 _UNSIZED = ("flat_line", "zero_out")
 
@@ -144,7 +144,7 @@ def _found(fitted: _Fitted, p_values: Floats, thresholds: Floats) -> Found:
     drop, rise = _smallest(fitted, thresholds)
     n_alerts = int((p_values[-holdout:] <= thresholds).sum())
     n_rows = int((~np.isnan(thresholds)).sum())
-    return Found(fitted.position, float(np.nanmedian(fitted.values)), n_rows, n_alerts, delays, drop, rise)
+    return Found(fitted.position, abs(float(np.nanmedian(fitted.values))), n_rows, n_alerts, delays, drop, rise)
 
 
 def _changed(values: Floats, begin: int, injection: Injection) -> Floats:
@@ -164,8 +164,10 @@ def _smallest(fitted: _Fitted, thresholds: Floats) -> tuple[float, float]:
         return np.nan, np.nan
     expected, lower, upper = fitted.bounds(thresholds)
     with np.errstate(divide="ignore", invalid="ignore"):
-        drops, rises = (expected - lower) / expected, (upper - expected) / expected
-    return _median(np.where(lower > 0, drops, np.nan)), _median(rises)
+        drops, rises = (expected - lower) / np.abs(expected), (upper - expected) / np.abs(expected)
+    # A count cannot fall under zero, so an interval that begins there bounds no drop.
+    is_open = (lower <= 0) & fitted.feature_set.is_count
+    return _median(np.where(is_open, np.nan, drops)), _median(rises)
 
 
 def _median(shares: Floats) -> float:

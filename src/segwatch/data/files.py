@@ -43,11 +43,23 @@ def read_rows(path: Path, metric: Metric) -> pa.Table:
 
 
 def _read_csv(path: Path, schema: TableSchema) -> pa.Table:
+    """Times without a zone are UTC; those of a file have one all, or none."""
+    naive = {c.name: pa.timestamp("us") for c in schema.columns if c.type == "TIMESTAMP"}
+    try:
+        return _parse_csv(path, schema, naive)
+    except pa.ArrowInvalid as error:
+        if "expected no zone offset" not in str(error):
+            raise
+    return _parse_csv(path, schema, {})
+
+
+def _parse_csv(path: Path, schema: TableSchema, types: dict[str, pa.DataType]) -> pa.Table:
+    """types: by column, where it is not that of the schema."""
     from pyarrow import csv
 
     # Only an empty field is NULL: "NA" is Namibia, and "null" may be somebody's channel.
     convert = csv.ConvertOptions(
-        column_types={field.name: field.type for field in schema.arrow()},
+        column_types={field.name: field.type for field in schema.arrow()} | types,
         null_values=[""],
         strings_can_be_null=True,
         quoted_strings_can_be_null=False,
