@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,9 +21,11 @@ from segwatch.core.detector import Scaling
 from segwatch.core.features import FeatureSet
 from segwatch.core.panel import Bools, Floats, Ints, Panel
 from segwatch.core.training import complete_rows, ended_after, fit_panel
+from segwatch.core.window import Grain
 
 ALPHA, FDR = 0.01, 0.1
-SAMPLE = 40
+# MSTL takes about a second a fit on hours.
+SAMPLE: Mapping[Grain, int] = {"day": 40, "hour": 10}
 _LEAST_ROWS = 30
 
 
@@ -48,11 +50,11 @@ class Scored:
 
 @dataclass(frozen=True)
 class Method:
-    """sample: only so many segments, evenly chosen, are scored. package: what has to be installed."""
+    """sample: only so many segments, evenly chosen, are scored, by grain. package: what has to be installed."""
 
     name: str
     score: Callable[[Case], Scored]
-    sample: int | None = None
+    sample: Mapping[Grain, int] | None = None
     package: str | None = None
 
     @property
@@ -201,7 +203,8 @@ def _pyod_on_features(case: Case, make: Callable[[], object]) -> Scored:
 def mstl(case: Case) -> Scored:
     """Distance from the forecast of statsforecast's MSTL on log1p, in half-widths of its 99 % interval.
 
-    Refitted each season, that is every 7 days or 24 hours. Days have one season, 7; hours two, 24 and 168. Gaps are filled with the value a season earlier.
+    Refitted every season, 7 days or 24 hours. Days have one season, 7; hours two, 24 and 168. Gaps are filled with
+    the value a long season earlier.
     """
     from statsforecast.models import MSTL
 

@@ -111,10 +111,8 @@ def judged(case: Case, methods: Sequence[Method], seed: int | None = None) -> li
 
 def sampled(case: Case, method: Method) -> np.ndarray | None:
     """Positions of the segments that the method scores, evenly chosen; None for all."""
-    n = len(case.panel.segments)
-    if method.sample is None or n <= method.sample:
-        return None
-    return np.linspace(0, n - 1, method.sample).astype(int)
+    n, sample = len(case.panel.segments), method.sample and method.sample[case.panel.window.grain]
+    return np.linspace(0, n - 1, sample).astype(int) if sample and sample < n else None
 
 
 def judge(case: Case, method: str, scored: Scored, seed: int | None = None) -> Result:
@@ -251,7 +249,10 @@ def _flights_table(results: list[Result]) -> str:
         named = [f"{r.flights[d]} ({'named' if r.flights[d] >= NAMED else 'no'})" for d in _DAYS]
         rows.append([r.method, str(r.flights["ordinary"]), *named, str(r.flights["longest_run"])])
     title = f"**flights**, own flags; most segments flagged on one of the days, named from {NAMED} on"
-    return f"{title}\n\n{_markdown(header, rows)}"
+    flags = "".join(
+        f"\n\nWhat segwatch flagged of them: {', '.join(r.flags)}" for r in results if r.method == "segwatch"
+    )
+    return f"{title}\n\n{_markdown(header, rows)}{flags}"
 
 
 def _by_method(results: list[Result]) -> list[tuple[str, list[Result]]]:
