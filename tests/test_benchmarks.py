@@ -6,6 +6,13 @@ import quality_data
 import quality_metrics as metrics
 from quality_data import NOT_JUDGED, ORDINARY, Case
 
+from segwatch.core.bundle import write_bundle
+from segwatch.core.decision import decide
+from segwatch.core.features import FeatureSet
+from segwatch.core.training import fit_panel
+from segwatch.settings import Metric
+from segwatch.steps import rules
+
 NAN = float("nan")
 # Two segments, eight periods: event 0 lasts periods 2 to 4 of the first, event 1 is period 5 of the second.
 EVENTS = np.array([[-1, -1, 0, 0, 0, -1, -1, -2], [-1, -1, -1, -1, -1, 1, -1, -1]])
@@ -112,6 +119,23 @@ def test_the_truth_of_the_generator_is_what_made_its_counts():
     )
     p_values = peers.oracle(case).p_values[ordinary]
     assert 0.03 < (p_values <= 0.05).mean() < 0.06
+
+
+def test_scores_and_flags_of_segwatch_are_those_that_the_product_decides(tmp_path):
+    case = quality_data.generated(12, seed=1, days=400, with_truth=False)
+    learned, features = quality_data.training(case.panel, case.scored), FeatureSet("day", True)
+    defaults = Metric(table="t", time="ts", value="n", dimensions=quality_data.DIMENSIONS)
+    fitted = fit_panel(learned, features, defaults.min_history)
+    bundle = write_bundle(tmp_path / "bundle", "new_users", learned, features, rules(defaults), fitted)
+    scored = peers.segwatch(case)
+    i, t = np.nonzero(~np.isnan(scored.scores))
+    values, scale = case.panel.values[:, -case.scored :][i, t], bundle.scale[i]
+    context = features.context(case.panel.values, bundle.scale)[:, -case.scored :][i, t]
+    ids = [case.panel.segments.ids[k] for k in i]
+    decisions = decide(bundle, ids, t, values, context, features.features(values, context, scale))
+    np.testing.assert_allclose(-np.log(decisions.p_value), scored.scores[i, t], rtol=1e-6)
+    np.testing.assert_array_equal(decisions.is_anomaly, scored.flags[i, t])
+    assert len(i) > 500 and scored.flags.any()
 
 
 def test_what_was_learned_does_not_depend_on_what_is_scored():
