@@ -7,7 +7,7 @@ was chosen on these seeds; to try one out, give quality.py others.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -127,9 +127,9 @@ def near_constant(segments: int = 80, days: int = 1000, seed: int = SEED) -> Cas
     """Departures by carrier and airport in small whole numbers that hardly vary, as airlines' do.
 
     A week's pattern is 2 to 25 a day with fewer on some weekdays; on 2 to 20 days of 100 one more or one less. Three
-    of four segments have an event: a drop (by 40 %, 2 at least) or a rise (by as much) of 1 to 3 days; or another
-    weekly pattern, from a day on to the end: its first 7 days are the event, the next 7 are not judged, and from then
-    on it is ordinary.
+    of four segments have an event: a drop (by 40 %, 2 at least, down to 0) or a rise (by as much) of 1 to 3 days; or
+    another weekly pattern, from a day on to the end: its first 7 days are the event, the next 7 are not judged, and
+    from then on it is ordinary.
     """
     rng = np.random.default_rng(seed)
     window = Window(END - length(days, "day"), END)
@@ -164,7 +164,9 @@ def near_constant(segments: int = 80, days: int = 1000, seed: int = SEED) -> Cas
     values = np.maximum(0.0, values + steps)
     names = [(f"airport {i % 8}", f"carrier {i // 8}") for i in range(segments)]
     panel = _observed(names, ("origin", "carrier"), window, values)
-    return Case("near-constant", panel, events, tuple(kinds))
+    # A Panel's segments are in the order of their values.
+    order = [names.index((origin, carrier)) for origin, carrier in panel.segments.values]
+    return Case("near-constant", panel, events[order], tuple(kinds))
 
 
 def _week(rng: np.random.Generator, base: Ints) -> Ints:
@@ -179,7 +181,7 @@ def _other_week(rng: np.random.Generator, week: Ints) -> Ints:
     """Another pattern of about the same sum: two counts, or a third, moved from some days to others."""
     moved = max(1, int(week.max()) // 3)
     signs = rng.permutation([-1, -1, -1, 0, 1, 1, 1])
-    return np.maximum(0, week + moved * signs)
+    return np.asarray(np.maximum(0, week + moved * signs))
 
 
 def sparse(segments: int = 200, days: int = 1000, seed: int = SEED) -> Case:
@@ -264,7 +266,7 @@ def hourly(segments: int = 45, days: int = 160, scored_days: int = 14, seed: int
             row, columns = int(np.nonzero(events == number)[0][0]), np.nonzero(events == number)[1]
             counts[row, len(hours) - n + columns] = counts[row, len(hours) - n + columns[0]]
     panel = _observed(names, DIMENSIONS, window, counts)
-    order = [names.index(name) for name in panel.segments.values]
+    order = [names.index((c, p, q)) for c, p, q in panel.segments.values]
     truth = Truth(rate[order][:, -n:], sd[order])
     return Case("hourly", panel, events[order], tuple(kinds), truth, min_history=1008)
 
@@ -383,13 +385,13 @@ def _history(segments: Segments, window: Window, values: Floats) -> History:
     return History(segments, window.times[first], window.times[last])
 
 
-def _complete(names: list[tuple[str, ...]], dimensions: tuple[str, ...], window: Window, values: Floats) -> Panel:
+def _complete(names: Sequence[tuple[str, ...]], dimensions: tuple[str, ...], window: Window, values: Floats) -> Panel:
     """The Panel of a table that holds a row for every segment and period."""
     first, last = (np.repeat(window.times[at], len(names)) for at in (0, -1))
     return Panel(History(Segments(dimensions, tuple(names)), first, last), window, values)
 
 
-def _observed(names: list[tuple[str, ...]], dimensions: tuple[str, ...], window: Window, values: Floats) -> Panel:
+def _observed(names: Sequence[tuple[str, ...]], dimensions: tuple[str, ...], window: Window, values: Floats) -> Panel:
     """The Panel of a table that holds no row where the count is 0, as GROUP BY leaves it."""
     i, j = np.nonzero(values > 0)
     columns = {name: pa.array([names[k][d] for k in i]) for d, name in enumerate(dimensions)}

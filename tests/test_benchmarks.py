@@ -110,6 +110,20 @@ def test_a_data_set_is_the_same_each_time_and_its_events_can_be_seen(make):
     assert (case.judged & (case.events >= 0)).any()
 
 
+@pytest.mark.parametrize(
+    "make", [lambda: quality_data.near_constant(16, days=200), lambda: quality_data.sparse_totals(2)]
+)
+def test_the_events_lie_where_the_values_changed(make):
+    """An event's cells differ more from the same weekdays before than its segment's other cells do."""
+    case = make()
+    values, first = case.panel.values, case.panel.values.shape[1] - case.scored
+    usual = np.median([values[:, first - 7 * k : first - 7 * k + 7] for k in range(2, 9)], axis=0)
+    off = np.abs(values[:, first:] - np.resize(usual.T, (case.scored, len(values))).T)
+    for number in range(len(case.kinds)):
+        row, columns = np.nonzero(case.events == number)
+        assert off[row, columns].mean() > 1.25 * off[row[0], case.events[row[0]] == ORDINARY][:20].mean(), number
+
+
 def test_the_truth_of_the_generator_is_what_made_its_counts():
     case = quality_data.generated(60, seed=1, days=120)
     ordinary = case.judged & (case.events == ORDINARY)
