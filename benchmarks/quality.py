@@ -1,108 +1,281 @@
-"""Detection quality on the generator at three seeds, beside a plain same-weekday robust z-score.
+"""Detection quality beside peers, on data that nothing was tuned on: Markdown tables, the same as JSON with --json.
 
-    python benchmarks/quality.py [--segments 200] [--seeds 1 2 3]
+    python benchmarks/quality.py [--json FILE] [--segments 200] [--seeds N ...] [--data NAME ...]
 
-Both score the last 60 days. Average precision is over segment-days; event recall is the share of planted events with
-at least one of their segment-days above the score that 2, 5 or 10 unlabelled segment-days per 1,000 exceed.
+Data sets, seeds and labels: quality_data.py. Methods: peers.py (their packages: benchmarks/requirements.txt). What is
+counted: quality_metrics.py. What is printed depends on the code alone; how long it took goes to standard error.
 """
 
+from __future__ import annotations
+
 import argparse
+import json
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-from sklearn.metrics import average_precision_score
+from peers import METHODS, Method, Scored
+from peers import robust_z as robust_z
+from quality_data import CASES, DIMENSIONS, SEEDS, Case, generated
+from quality_data import data as data
+from quality_metrics import (
+    PER_1000,
+    USUAL,
+    false_alerts,
+    filled,
+    found_by_kind,
+    longest_run,
+    quality,
+    recall_half,
+    threshold,
+)
 
-from segwatch.core.features import FeatureSet
-from segwatch.core.panel import Panel, build_panel
-from segwatch.core.segment import segment_id
-from segwatch.core.training import fit_segment
-from segwatch.core.window import Window, length
-from segwatch.data.generate import GeneratorSettings, generate
+__all__ = ["DIMENSIONS", "data", "robust_z"]
 
-END = np.datetime64("2026-11-24")
-DIMENSIONS = ("country_code", "platform", "channel")
-SCORED, PER_1000 = 60, (2, 5, 10)
+LEVELS = (0.1, 0.01, 0.001)
+# A day of flights is named when this many of the 35 segments are flagged on it.
+NAMED = 3
+_DAYS = {
+    "28 Nov": ("2013-11-28", "2013-11-28"),
+    "29 Nov": ("2013-11-29", "2013-11-29"),
+    "14 Dec": ("2013-12-14", "2013-12-14"),
+    "23 to 27 Dec": ("2013-12-23", "2013-12-27"),
+}
+
+
+@dataclass
+class Result:
+    """One method on one Case. values, segment, parent: metrics by name; kinds: found and planted events of each."""
+
+    data: str
+    method: str
+    seed: int | None
+    values: dict[str, float]
+    segment: dict[str, float] = field(default_factory=dict)
+    parent: dict[str, float] = field(default_factory=dict)
+    kinds: dict[str, tuple[int, int]] = field(default_factory=dict)
+    p_values: dict[str, float] = field(default_factory=dict)
+    flights: dict[str, int] = field(default_factory=dict)
+    flags: list[str] = field(default_factory=list)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--segments", type=int, default=200)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--json", type=Path, help="write the results to this file too")
+    parser.add_argument("--segments", type=int, default=200, help="segments of the generator")
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="seeds of the generator")
+    names = ["generator", *CASES]
+    parser.add_argument("--data", nargs="+", choices=names, default=names, help="only these data sets")
     options = parser.parse_args()
-    print(
-        "| seed | method | AP | "
-        + " | ".join(f"recall at {k}/1000" for k in PER_1000)
-        + " |\n|---|---|---|---|---|---|"
+    methods = [method for method in METHODS if method.is_installed]
+    for method in METHODS:
+        if method not in methods:
+            print(f"{method.name} is left out: pip install -r benchmarks/requirements.txt\n")
+    results: list[Result] = []
+    if "generator" in options.data:
+        for seed in options.seeds:
+            results += judged(generated(options.segments, seed), methods, seed)
+    for name in options.data:
+        case = CASES[name]() if name in CASES else None
+        if case is not None:
+            results += judged(case, methods)
+        elif name == "flights":
+            print("flights is left out: pip install -r benchmarks/requirements.txt\n")
+    print("\n\n".join(tables(results)))
+    if options.json:
+        options.json.write_text(json.dumps([asdict(r) for r in results], indent=1) + "\n", encoding="utf-8")
+
+
+def judged(case: Case, methods: Sequence[Method], seed: int | None = None) -> list[Result]:
+    """Each method's Result, and that of segwatch on the segments that a sampled method saw."""
+    results: list[Result] = []
+    scored: dict[str, Scored] = {}
+    for method in methods:
+        started = time.monotonic()
+        rows = sampled(case, method)
+        part = case if rows is None else case.take(rows)
+        scored[method.name] = method.score(part)
+        print(f"{case.name} {seed or ''} {method.name}: {time.monotonic() - started:.1f} s", file=sys.stderr)
+        if rows is None:
+            results.append(judge(part, method.name, scored[method.name], seed))
+        else:
+            results.append(judge(part, f"{method.name}, {len(rows)} segments", scored[method.name], seed))
+            if "segwatch" in scored:
+                same = judge(part, f"segwatch, the same {len(rows)}", scored["segwatch"].take(rows), seed)
+                results.append(same)
+    return [result for result in results if result.method != "oracle" or case.truth is not None]
+
+
+def sampled(case: Case, method: Method) -> np.ndarray | None:
+    """Positions of the segments that the method scores, evenly chosen; None for all."""
+    n, sample = len(case.panel.segments), method.sample and method.sample[case.panel.window.grain]
+    return np.linspace(0, n - 1, sample).astype(int) if sample and sample < n else None
+
+
+def judge(case: Case, method: str, scored: Scored, seed: int | None = None) -> Result:
+    """All that is counted of one method's scores on one Case."""
+    if case.name == "flights":
+        return _judge_flights(case, method, scored)
+    result = Result(case.name, method, seed, _values(case, scored))
+    at = filled(scored.scores) > threshold(filled(scored.scores), case.events, case.judged, USUAL)
+    result.kinds = found_by_kind(case, at)
+    if case.is_parent.any():
+        result.segment = _values(case.without(case.is_parent), scored)
+        parents = case.without((case.events >= 0) & ~case.is_parent)
+        result.parent = _values(parents, scored)
+        result.parent["half_5"] = recall_half(at, parents.events, parents.judged)
+    if scored.p_values is not None:
+        known = np.nan_to_num(scored.p_values, nan=1.0)
+        result.p_values = {str(p): false_alerts(known <= p, case.events, case.judged) for p in LEVELS}
+    return result
+
+
+def _values(case: Case, scored: Scored) -> dict[str, float]:
+    values = quality(case, scored.scores, scored.flags)
+    return values | {"promised": float("nan") if scored.promised is None else scored.promised}
+
+
+def _judge_flights(case: Case, method: str, scored: Scored) -> Result:
+    """Flags on ordinary days, the segments flagged on the days that a person names, and the longest run of flags."""
+    flags, days = scored.flags, case.panel.window.times[-case.scored :]
+    ordinary = flags & case.judged
+    counts = {"judged": int(case.judged.sum()), "ordinary": int(ordinary.sum())}
+    for name, (first, last) in _DAYS.items():
+        inside = (days >= np.datetime64(first)) & (days <= np.datetime64(last))
+        counts[name] = int(flags[:, inside].sum(axis=0).max())
+    counts["longest_run"] = longest_run(flags)
+    values = case.panel.values[:, -case.scored :]
+    flagged = [
+        f"{days[t]} {case.panel.segments.labels[i]} {values[i, t]:g}" for t, i in np.argwhere(ordinary.T).tolist()
+    ]
+    result = Result(case.name, method, None, {"own_false": false_alerts(flags, case.events, case.judged)})
+    result.flights, result.flags = counts, flagged
+    return result
+
+
+def tables(results: list[Result]) -> list[str]:
+    """The Markdown tables of all results."""
+    parts = []
+    for name in dict.fromkeys(r.data for r in results if r.data != "flights"):
+        some = [r for r in results if r.data == name]
+        seeds = list(dict.fromkeys(r.seed for r in some if r.seed is not None))
+        note = f", mean of seeds {', '.join(map(str, seeds))}" if seeds else ""
+        parts.append(f"**{name}**{note}\n\n{_main_table(some)}")
+        if any(r.segment for r in some):
+            parts.append(f"**{name}: segment and parent events apart**\n\n{_parent_table(some)}")
+        if any(r.kinds for r in some):
+            parts.append(f"**{name}: events found at {USUAL} per 1,000, by kind**\n\n{_kind_table(some)}")
+        if len(seeds) > 1:
+            parts.append(
+                f"**{name}: average precision and recall at {USUAL} per 1,000, by seed**\n\n{_seed_table(some, seeds)}"
+            )
+    if any(r.p_values for r in results):
+        parts.append(f"**ordinary rows per 1,000 with a p-value of at most**\n\n{_p_value_table(results)}")
+    if any(r.flights for r in results):
+        parts.append(_flights_table([r for r in results if r.flights]))
+    return parts
+
+
+def _main_table(results: list[Result]) -> str:
+    header = ["method", "average precision", *(f"recall at {k}" for k in PER_1000), "delay"]
+    header += ["own flags: recall", "false per 1,000", "promised"]
+    rows = []
+    for method, some in _by_method(results):
+        value = {key: _mean(r.values[key] for r in some) for key in some[0].values}
+        shares = [_share(value[key]) for key in ("ap", *(f"recall_{k}" for k in PER_1000))]
+        rows.append([method, *shares, _number(value["delay"]), _share(value["own_recall"]),
+                     _number(value["own_false"]), _number(value["promised"])])  # fmt: skip
+    return _markdown(header, rows)
+
+
+def _parent_table(results: list[Result]) -> str:
+    recalls = [f"recall_{k}" for k in PER_1000]
+    header = [
+        "method",
+        "segment events: average precision",
+        *(f"recall at {k}" for k in PER_1000),
+        "delay",
+        "own recall",
+    ]
+    header += ["parent events: average precision", *(f"recall at {k}" for k in PER_1000)]
+    header += [f"half their rows at {USUAL}", "own recall"]
+    rows = []
+    for method, some in _by_method(results):
+        row = [method]
+        row += [_share(_mean(r.segment[key] for r in some)) for key in ("ap", *recalls)]
+        row += [_number(_mean(r.segment["delay"] for r in some)), _share(_mean(r.segment["own_recall"] for r in some))]
+        keys = ("ap", *recalls, "half_5", "own_recall")
+        row += [_share(_mean(r.parent[key] for r in some if r.parent)) for key in keys]
+        rows.append(row)
+    return _markdown(header, rows)
+
+
+def _kind_table(results: list[Result]) -> str:
+    kinds = list(dict.fromkeys(kind for r in results for kind in sorted(r.kinds)))
+    rows = []
+    for method, some in _by_method(results):
+        row = [method]
+        for kind in kinds:
+            pairs = [r.kinds[kind] for r in some if kind in r.kinds]
+            row.append(f"{sum(p[0] for p in pairs)}/{sum(p[1] for p in pairs)}")
+        rows.append(row)
+    return _markdown(["method", *kinds], rows)
+
+
+def _seed_table(results: list[Result], seeds: list[int]) -> str:
+    rows = []
+    for method, some in _by_method(results):
+        rows.append([method, *(f"{r.values['ap']:.3f}, {r.values[f'recall_{USUAL}']:.3f}" for r in some)])
+    return _markdown(["method", *map(str, seeds)], rows)
+
+
+def _p_value_table(results: list[Result]) -> str:
+    rows = []
+    for name in dict.fromkeys(r.data for r in results):
+        for method, some in _by_method([r for r in results if r.data == name and r.p_values]):
+            if ", the same" not in method:
+                rows.append([name, method, *(_number(_mean(r.p_values[str(p)] for r in some)) for p in LEVELS)])
+    return _markdown(["data", "method", *(f"{p} (promised {1000 * p:g})" for p in LEVELS)], rows)
+
+
+def _flights_table(results: list[Result]) -> str:
+    judged_rows = results[0].flights["judged"]
+    header = ["method", f"flags on {judged_rows} ordinary rows", *_DAYS, "longest run"]
+    rows = []
+    for r in results:
+        named = [f"{r.flights[d]} ({'named' if r.flights[d] >= NAMED else 'no'})" for d in _DAYS]
+        rows.append([r.method, str(r.flights["ordinary"]), *named, str(r.flights["longest_run"])])
+    title = f"**flights**, own flags; most segments flagged on one of the days, named from {NAMED} on"
+    flags = "".join(
+        f"\n\nWhat segwatch flagged of them: {', '.join(r.flags)}" for r in results if r.method == "segwatch"
     )
-    for seed in options.seeds:
-        panel, events = data(options.segments, seed)
-        scores = {"segwatch": segwatch_scores(panel), "weekday z": robust_z(panel)}
-        common = np.all([np.isfinite(s) for s in scores.values()], axis=0)
-        for method, score in scores.items():
-            print(f"| {seed} | {method} | " + " | ".join(f"{x:.3f}" for x in quality(score, events, common)) + " |")
+    return f"{title}\n\n{_markdown(header, rows)}{flags}"
 
 
-def data(segments: int, seed: int, days: int = 1000) -> tuple[Panel, np.ndarray]:
-    """The Panel, and for each cell of the last days the number of its event, or -1."""
-    batches = list(generate(GeneratorSettings(end=END, segments=segments, seed=seed, days=days)))
-    rows = pa.Table.from_batches([batch.observations for batch in batches])
-    days = rows["created_at"].cast(pa.timestamp("us"))
-    window = Window(days.to_numpy().min().astype("datetime64[D]"), END)
-    table = pa.table(
-        {"ts": days, **{d: rows[d] for d in DIMENSIONS}, "value": rows["new_users"].cast(pa.float64()),
-         "n_rows": pa.array(np.ones(rows.num_rows, int))}
-    )  # fmt: skip
-    panel = build_panel(table, DIMENSIONS, window, "zero")
-    events = np.full((len(panel.segments), SCORED), -1)
-    numbers: dict[str, int] = {}
-    for row in pa.Table.from_batches([batch.labels for batch in batches]).to_pylist():
-        column = int((np.datetime64(row["created_at"]) - (END - length(SCORED, "day"))).astype(int))
-        if column >= 0:
-            place = panel.segments.position[segment_id(DIMENSIONS, [row[d] for d in DIMENSIONS])]
-            events[place, column] = numbers.setdefault(row["event_id"], len(numbers))
-    return panel, events
+def _by_method(results: list[Result]) -> list[tuple[str, list[Result]]]:
+    return [(m, [r for r in results if r.method == m]) for m in dict.fromkeys(r.method for r in results)]
 
 
-def segwatch_scores(panel: Panel) -> np.ndarray:
-    """-ln p of each segment's detector, trained on the days before."""
-    features = FeatureSet("day", True)
-    scores = np.full((len(panel.segments), SCORED), np.nan)
-    for i, values in enumerate(panel.values):
-        fitted = fit_segment(values[:-SCORED], np.ones(len(values) - SCORED, bool), features, 90)
-        if fitted.detector is None:
-            continue
-        scale = np.array([1.0])
-        context = features.context(values[None, :], scale)[0, -SCORED:]
-        rows = features.is_complete(context) & ~np.isnan(values[-SCORED:])
-        X = features.features(values[-SCORED:][rows], context[rows], scale)
-        scores[i, rows] = -np.log(fitted.detector.p_value(X))
-    return scores
+def _mean(values: Iterable[float]) -> float:
+    """Mean of those that are known."""
+    known = [v for v in values if not np.isnan(v)]
+    return float(np.mean(known)) if known else float("nan")
 
 
-def robust_z(panel: Panel) -> np.ndarray:
-    """|log1p(x) - median of the last 8 same weekdays| in robust standard deviations of the last 56 such residuals."""
-    x = np.log1p(panel.values)
-    residual = np.full_like(x, np.nan)
-    scores = np.full((len(x), SCORED), np.nan)
-    with np.errstate(all="ignore"):
-        for t in range(56, x.shape[1]):
-            residual[:, t] = x[:, t] - np.nanmedian(x[:, t - 56 : t : 7], axis=1)
-        for k in range(SCORED):
-            t = x.shape[1] - SCORED + k
-            spread = 1.4826 * np.nanmedian(np.abs(residual[:, t - 56 : t]), axis=1)
-            scores[:, k] = np.abs(residual[:, t]) / np.maximum(spread, 0.02)
-    return scores
+def _share(value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:.3f}"
 
 
-def quality(scores: np.ndarray, events: np.ndarray, common: np.ndarray) -> list[float]:
-    """Average precision, then the event recall at each number of false alerts."""
-    ordinary = scores[common & (events < 0)]
-    n_events = len(np.unique(events[common & (events >= 0)]))
-    recalls = []
-    for k in PER_1000:
-        found = common & (events >= 0) & (scores > np.quantile(ordinary, 1 - k / 1000))
-        recalls.append(len(np.unique(events[found])) / n_events)
-    return [average_precision_score(events[common] >= 0, scores[common]), *recalls]
+def _number(value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:.1f}"
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 if __name__ == "__main__":
