@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from segwatch.errors import DataError, SegwatchError
-from segwatch.google import account, has_image, is_emulator
+from segwatch.google import account, disabled_apis, has_image, is_emulator
 from segwatch.registries import open_registry
 from segwatch.settings import Metric, Settings, Target
 from segwatch.steps import model_name
@@ -47,6 +47,7 @@ def _looks(settings: Settings, target: Target, warehouse: Warehouse) -> Iterator
     yield "settings", lambda: f"target {settings.default_target}, metrics {', '.join(settings.metrics)}"
     if target.warehouse.startswith("bigquery:") or target.registry == "vertex" or target.bucket.startswith("gs:"):
         yield "credentials", lambda: _credentials(target)
+        yield "APIs", lambda: _apis(target)
     yield "warehouse", lambda: _tables(warehouse)
     for name, metric in settings.metrics.items():
         yield f"table of {name}", lambda metric=metric: _metric_table(warehouse, metric)  # type: ignore[misc]
@@ -61,10 +62,29 @@ def _looks(settings: Settings, target: Target, warehouse: Warehouse) -> Iterator
 
 
 def _credentials(target: Target) -> str:
-    endpoints = target.google.endpoints
-    if is_emulator(endpoints.bigquery) or is_emulator(endpoints.vertex) or is_emulator(endpoints.storage):
+    if _is_emulated(target):
         return "none are sent to emulators"
     return f"accepted for {account(target.google)}"
+
+
+def _apis(target: Target) -> str:
+    if _is_emulated(target) and not target.google.endpoints.service_usage:
+        return "emulators have none"
+    needed = ["storage.googleapis.com"] if target.bucket else []
+    if target.warehouse.startswith("bigquery:"):
+        needed += ["bigquery.googleapis.com", "bigquerystorage.googleapis.com"]
+    if target.registry == "vertex" or target.runner == "vertex":
+        needed += ["aiplatform.googleapis.com"]
+    missing = disabled_apis(target.google, needed)
+    if missing:
+        project = target.google.project
+        raise DataError(f"not enabled: run `gcloud services enable {' '.join(missing)} --project={project}`")
+    return ", ".join(name.removesuffix(".googleapis.com") for name in needed)
+
+
+def _is_emulated(target: Target) -> bool:
+    endpoints = target.google.endpoints
+    return any(map(is_emulator, (endpoints.bigquery, endpoints.vertex, endpoints.storage)))
 
 
 def _tables(warehouse: Warehouse) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ _MANIFESTS = ", ".join(
         "docker.distribution.manifest.v2",
     )
 )
-_IMAGE_SECONDS = 20.0
+_PATIENCE_SECONDS = 20.0
 _LOGIN = "run `gcloud auth application-default login`, or run where a service account is attached"
 
 
@@ -73,6 +73,29 @@ def _refreshed(settings: Google) -> Any:
     return found
 
 
+def disabled_apis(settings: Google, apis: Sequence[str]) -> list[str]:
+    """Those of the APIs, named as `bigquery.googleapis.com`, that are not enabled in the project.
+
+    Raises BackendError if Service Usage does not say.
+    """
+    endpoint = settings.endpoints.service_usage or "https://serviceusage.googleapis.com"
+    found = credentials(settings, endpoint)
+    from google.api_core.exceptions import from_http_response
+    from google.auth.transport.requests import AuthorizedSession
+
+    project = f"projects/{settings.project}"
+    with translated(f"Service Usage of {settings.project}"), AuthorizedSession(found) as session:
+        answer = session.get(
+            f"{endpoint.rstrip('/')}/v1/{project}/services:batchGet",
+            params=[("names", f"{project}/services/{api}") for api in apis],
+            timeout=_PATIENCE_SECONDS,
+        )
+        if not answer.ok:
+            raise from_http_response(answer)
+    states = {one["name"].rpartition("/")[2]: one.get("state") for one in answer.json().get("services", [])}
+    return [api for api in apis if states.get(api) != "ENABLED"]
+
+
 def has_image(image: str, settings: Google) -> bool:
     """Whether a container image is in its registry.
 
@@ -92,7 +115,7 @@ def has_image(image: str, settings: Google) -> bool:
     if not is_here:
         headers["Authorization"] = f"Bearer {_refreshed(settings).token}"
     with translated(f"the image registry {parts['host']}"):
-        answer = requests.head(url, headers=headers, timeout=_IMAGE_SECONDS)
+        answer = requests.head(url, headers=headers, timeout=_PATIENCE_SECONDS)
     if answer.status_code in (401, 403):
         raise BackendError(f"the image {image} may not be read: grant roles/artifactregistry.reader")
     if not answer.ok and answer.status_code != 404:

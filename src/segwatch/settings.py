@@ -45,6 +45,7 @@ class Endpoints(_Frozen):
     bigquery_storage: str = Field("", description="BigQuery's Storage API (gRPC)")
     storage: str = Field("", description="Cloud Storage")
     vertex: str = Field("", description="Vertex AI")
+    service_usage: str = Field("", description="Service Usage, which knows the APIs that are enabled")
 
 
 class Google(_Frozen):

@@ -4,6 +4,7 @@ import json
 import secrets
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
@@ -35,6 +36,7 @@ bigquery = "{bigquery}"
 bigquery_storage = "{bigquery_storage}"
 storage = "{storage}"
 vertex = "{vertex}"
+service_usage = "{service_usage}"
 """
 
 
@@ -48,9 +50,21 @@ def vertex():
 
 @pytest.fixture
 def image():
-    """An image in a registry on this machine."""
+    """An image in a registry on this machine, which says of the project's APIs too that all but one are enabled."""
 
     class Registry(BaseHTTPRequestHandler):
+        def do_GET(self):
+            url = urlsplit(self.path)
+            assert url.path == "/v1/projects/test-project/services:batchGet"
+            names = parse_qs(url.query)["names"]
+            states = ["DISABLED" if "bigquerystorage" in name else "ENABLED" for name in names]
+            services = [{"name": name, "state": state} for name, state in zip(names, states, strict=True)]
+            body = json.dumps({"services": services}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
         def do_HEAD(self):
             self.send_response(200 if self.path == "/v2/team/segwatch/manifests/1" else 404)
             self.end_headers()
@@ -83,6 +97,7 @@ def cloud(tmp_path, segwatch, bigquery_emulator, bucket, vertex, image):
         "bigquery_storage": bigquery_emulator.storage,
         "storage": bucket.door.url,
         "vertex": vertex.url,
+        "service_usage": "",
     }
 
     def write(**changes):
@@ -122,6 +137,7 @@ def test_the_cloud_gives_the_predictions_that_one_laptop_gives(tmp_path, segwatc
     assert [line.split(":")[0] for line in healthy] == [
         "ok    settings",
         "ok    credentials",
+        "ok    APIs",
         "ok    warehouse",
         "ok    table of new_users",
         "ok    predictions",
@@ -142,12 +158,22 @@ def test_the_cloud_gives_the_predictions_that_one_laptop_gives(tmp_path, segwatc
 
 def test_the_doctor_says_what_to_run_for_each_thing_that_is_missing(segwatch, cloud, image):
     missing_bucket = f"gs://missing-{secrets.token_hex(4)}"
-    folder = cloud(runner="vertex", bucket=missing_bucket, image=image.replace(":1", ":2"))
+    usage = f"http://{image.partition('/')[0]}"
+    folder = cloud(runner="vertex", bucket=missing_bucket, image=image.replace(":1", ":2"), service_usage=usage)
     lines = segwatch(folder, "doctor", code=4).stdout.splitlines()
     said = dict(line[6:].split(": ", 1) for line in lines if line.startswith("FAIL"))
-    assert list(said) == ["warehouse", "table of new_users", "predictions", "bucket", "model of new_users", "image"]
+    assert list(said) == [
+        "APIs",
+        "warehouse",
+        "table of new_users",
+        "predictions",
+        "bucket",
+        "model of new_users",
+        "image",
+    ]
     for what in ("warehouse", "table of new_users", "predictions"):
         assert "segwatch create" in said[what]
+    assert said["APIs"].endswith("`gcloud services enable bigquerystorage.googleapis.com --project=test-project`")
     assert missing_bucket.removeprefix("gs://") in said["bucket"]
     assert "segwatch train" in said["model of new_users"]
     assert "make image" in said["image"]
