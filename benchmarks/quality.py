@@ -75,18 +75,27 @@ def main() -> None:
         if method not in methods:
             print(f"{method.name} is left out: pip install -r benchmarks/requirements.txt\n")
     results: list[Result] = []
-    if "generator" in options.data:
-        for seed in options.seeds:
-            results += judged(generated(options.segments, seed), methods, seed)
     for name in options.data:
-        case = CASES[name]() if name in CASES else None
-        if case is not None:
-            results += judged(case, methods)
-        elif name == "flights":
-            print("flights is left out: pip install -r benchmarks/requirements.txt\n")
-    print("\n\n".join(tables(results)))
+        cases = _cases(name, options.segments, options.seeds)
+        if not cases:
+            print(f"{name} is left out: pip install -r benchmarks/requirements.txt\n")
+            continue
+        found = [result for seed, case in cases for result in judged(case, methods, seed)]
+        # A data set can take minutes: what is known of it is shown.
+        print("\n\n".join(tables(found)) + "\n", flush=True)
+        results += found
+    if any(r.p_values for r in results):
+        print(f"**ordinary rows per 1,000 with a p-value of at most**\n\n{_p_value_table(results)}")
     if options.json:
         options.json.write_text(json.dumps([asdict(r) for r in results], indent=1) + "\n", encoding="utf-8")
+
+
+def _cases(name: str, segments: int, seeds: Sequence[int]) -> list[tuple[int | None, Case]]:
+    """The Cases of a data set and their seeds, none where its package is not installed."""
+    if name == "generator":
+        return [(seed, generated(segments, seed)) for seed in seeds]
+    case = CASES[name]()
+    return [] if case is None else [(None, case)]
 
 
 def judged(case: Case, methods: Sequence[Method], seed: int | None = None) -> list[Result]:
@@ -157,7 +166,7 @@ def _judge_flights(case: Case, method: str, scored: Scored) -> Result:
 
 
 def tables(results: list[Result]) -> list[str]:
-    """The Markdown tables of all results."""
+    """The Markdown tables of the results, without those of p-values."""
     parts = []
     for name in dict.fromkeys(r.data for r in results if r.data != "flights"):
         some = [r for r in results if r.data == name]
@@ -172,8 +181,6 @@ def tables(results: list[Result]) -> list[str]:
             parts.append(
                 f"**{name}: average precision and recall at {USUAL} per 1,000, by seed**\n\n{_seed_table(some, seeds)}"
             )
-    if any(r.p_values for r in results):
-        parts.append(f"**ordinary rows per 1,000 with a p-value of at most**\n\n{_p_value_table(results)}")
     if any(r.flights for r in results):
         parts.append(_flights_table([r for r in results if r.flights]))
     return parts
