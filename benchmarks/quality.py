@@ -87,7 +87,9 @@ def main() -> None:
     if any(r.p_values for r in results):
         print(f"**ordinary rows per 1,000 with a p-value of at most**\n\n{_p_value_table(results)}")
     if options.json:
-        options.json.write_text(json.dumps([asdict(r) for r in results], indent=1) + "\n", encoding="utf-8")
+        options.json.write_text(
+            json.dumps(_known([asdict(r) for r in results]), indent=1, allow_nan=False) + "\n", encoding="utf-8"
+        )
 
 
 def _cases(name: str, segments: int, seeds: Sequence[int]) -> list[tuple[int | None, Case]]:
@@ -270,6 +272,15 @@ def _mean(values: Iterable[float]) -> float:
     """Mean of those that are known."""
     known = [v for v in values if not np.isnan(v)]
     return float(np.mean(known)) if known else float("nan")
+
+
+def _known(value: object) -> object:
+    """The same for JSON, which has no NaN: null."""
+    if isinstance(value, dict):
+        return {key: _known(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_known(part) for part in value]
+    return None if isinstance(value, float) and np.isnan(value) else value
 
 
 def _share(value: float) -> str:
