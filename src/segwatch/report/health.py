@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from segwatch.core.segment import label
-from segwatch.core.window import Grain, unit
+from segwatch.core.window import Grain, length, unit
 from segwatch.report import text
 
 _MAX_SILENT = 200
@@ -100,7 +100,7 @@ def _trained_on(model: ModelFacts, grain: Grain) -> str:
     if not model.trained_start or not model.trained_end:
         return "unknown"
     end = np.datetime64(model.trained_end, unit(grain))
-    return text.span(np.datetime64(model.trained_start, unit(grain)), end - 1, grain)
+    return text.span(np.datetime64(model.trained_start, unit(grain)), end - length(1, grain), grain)
 
 
 def _versions(rows: pa.Table) -> str:
