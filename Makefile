@@ -44,7 +44,7 @@ DEPLOYER := segwatch-deployer-$(ENV)@$(PROJECT_ID).iam.gserviceaccount.com
 # What the image is made of: a tag that names a revision must not hold anything else.
 IMAGE_SOURCES := Dockerfile .dockerignore pyproject.toml constraints.txt src
 INFRA_VARIABLES := -var project_id=$(PROJECT_ID) -var bucket_name=$(BUCKET_NAME) -var region=$(REGION)
-needs = $(foreach name,PROJECT_ID BUCKET_NAME,$(if $($(name)),,$(error $(name) is empty: make $(MAKECMDGOALS) PROJECT_ID=my-project BUCKET_NAME=my-bucket ENV=dev)))$(if $(wildcard infra/envs/$(ENV)/main.tf),,$(error ENV is $(ENV), it must be dev, test or prod))$(if $(shell command -v $(1) 2>/dev/null),,$(error $(1) is not installed: install it or name it with $(2)=))
+needs = $(foreach name,PROJECT_ID BUCKET_NAME,$(if $($(name)),,$(error $(name) is empty: make $(MAKECMDGOALS) TARGET=$(TARGET) PROJECT_ID=my-project BUCKET_NAME=my-bucket ENV=dev)))$(if $(wildcard infra/envs/$(ENV)/main.tf),,$(error ENV is $(ENV), it must be dev, test or prod))$(if $(shell command -v $(1) 2>/dev/null),,$(error $(1) is not installed: install it or name it with $(2)=))
 
 .PHONY: help demo test check infra-check format create data train infer run report destroy clean
 .PHONY: cloud-ready infra-init infra-plan infra-apply infra-destroy image docs-drawing

@@ -298,6 +298,9 @@ def training_reason(run: Run, as_of: np.datetime64) -> str | None:
         champion = run.registry.resolve(steps.model_name(run.metric_name))
     except ModelError:
         return "there is no champion"
+    trained_on = ", ".join(run.metric.dimensions), run.metric.grain
+    if (champion.parameters.get("dimensions"), champion.parameters.get("grain")) != trained_on:
+        return f"the champion (version {champion.version}) was trained on other dimensions or another grain"
     trained_to = np.datetime64(champion.parameters["window_end"], "h")
     age = (as_of.astype("datetime64[h]") - trained_to) / np.timedelta64(24, "h")
     if age >= run.metric.retrain_every:
@@ -316,7 +319,7 @@ def plan_training(run: Run, window: Window) -> dict[str, object]:
         enough = (~np.isnan(panel.values)).sum(axis=1) >= run.metric.min_history
         periods = run.metric.min_history
         plan["fits"] = f"{int(enough.sum())} of {len(panel.segments)} segments have the {periods} periods"
-    champion = "" if run.selection else ", which becomes the champion"
+    champion = "" if run.selection else ", which becomes the champion if the gate lets it"
     return {**plan, "writes": f"a new version of {steps.model_name(run.metric_name)}{champion}"}
 
 

@@ -212,6 +212,8 @@ def register(
         **{name: str(value) for name, value in manifest["rules"].items()},
         "window_start": manifest["window"]["start"],
         "window_end": manifest["window"]["end"],
+        "dimensions": ", ".join(manifest["dimensions"]),
+        "grain": manifest["feature_set"]["grain"],
         "feature_set": f"{manifest['feature_set']['name']} v{manifest['feature_set']['version']}",
         "data_digest": manifest["data_digest"],
     }
@@ -401,7 +403,7 @@ def predict_rows(
     periods = ok["ts"].to_numpy().astype("datetime64[us]").astype(np.int64)
     values = ok["value"].to_numpy()
     floors = Floors(metric.min_impact, metric.min_impact_share)
-    decisions = decide(bundle, ids, periods, values, contexts, X, progress, floors)
+    decisions = decide(bundle, ids, periods, values, contexts, X, progress, floors, rules(metric))
     scored = _predictions(ok, metric_name, metric, stamp, decisions)
     rest = _predictions(rows.filter(pc.not_equal(rows["status"], "ok")), metric_name, metric, stamp, None)
     return pa.concat_tables([scored, rest]).replace_schema_metadata({_SHIFT: json.dumps(bundle.shift(ids, X))})

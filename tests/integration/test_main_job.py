@@ -246,3 +246,26 @@ def test_a_backtest_alerts_as_training_and_scoring_then_would_have(trained, segw
     assert "wide.toml: 0 alerts" in told[f"[{SPLIT}, 2026-11-11)"]
     assert "[2026-11-11, 2026-11-13)" in told
     assert told["in all, wide.toml"].startswith("0 alerts")
+
+
+def test_thresholds_take_effect_without_training_anew(trained, segwatch, monkeypatch):
+    segwatch(trained, "infer", "--start", SPLIT, "--end", END)
+    usual = predictions(trained)
+    monkeypatch.setenv("SEGWATCH_METRICS__NEW_USERS__ALPHA", "0.2")
+    monkeypatch.setenv("SEGWATCH_METRICS__NEW_USERS__FDR", "0.9")
+    segwatch(trained, "infer", "--start", SPLIT, "--end", END)
+    loose = predictions(trained)
+    assert (loose["prediction"].dropna() == np.where(loose["p_value"].dropna() <= 0.2, -1, 1)).all()
+    assert loose["is_anomaly"].sum() > usual["is_anomaly"].sum()
+    pd.testing.assert_series_equal(loose["p_value"], usual["p_value"])
+
+
+def test_the_daily_job_trains_where_the_champion_has_other_dimensions(tmp_path, segwatch):
+    segwatch(tmp_path, "init")
+    segwatch(tmp_path, "create")
+    segwatch(tmp_path, "data", "insert", "--segments", "9", "--days", "150", "--end", END)
+    segwatch(tmp_path, "train", "--as-of", END)
+    path = tmp_path / "segwatch.toml"
+    path.write_text(path.read_text().replace(', "channel"]', "]"))
+    segwatch(tmp_path, "run", "--as-of", END)
+    assert predictions(tmp_path)["level"].unique().tolist() == ["country_code/platform"]

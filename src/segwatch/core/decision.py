@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from segwatch.core.bundle import ModelBundle
+from segwatch.core.bundle import ModelBundle, Rules
 from segwatch.core.calibration import alert_thresholds
 from segwatch.core.detector import Detector
 from segwatch.core.features import FeatureSet
@@ -57,12 +57,14 @@ def decide(
     X: Floats,
     progress: Progress = lambda _: None,
     floors: Floors = Floors(),
+    rules: Rules | None = None,
 ) -> Decisions:
     """Decisions on rows (n_rows,) of fitted segments; false discoveries are controlled within each period.
 
     contexts: (n_rows, n_context). X: (n_rows, n_features), the rows' features. progress is told of finished rows.
+    rules: thresholds in place of those that the model was trained with; p-values do not depend on them.
     """
-    rules, features = bundle.rules, bundle.feature_set
+    rules, features = rules or bundle.rules, bundle.feature_set
     scores, p_values = bundle.score(segment_ids, X)
     thresholds = alert_thresholds(p_values, periods, rules.fdr, rules.alpha)
     is_anomaly = p_values <= thresholds
