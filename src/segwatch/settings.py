@@ -21,7 +21,7 @@ SETTINGS_FILE = "segwatch.toml"
 _PREFIX = "SEGWATCH_"
 RESERVED_COLUMNS = frozenset(
     "metric level segment_id ts value expected lower upper impact impact_share score p_value prediction is_anomaly"
-    " direction status reason model_version run_id scored_at n_rows".split()
+    " direction status reason model_version run_id scored_at n_rows denominator".split()
 )
 _DEFAULT_MIN_HISTORY: dict[Grain, int] = {"day": 90, "hour": 1008}
 
@@ -97,11 +97,17 @@ class Metric(_Frozen):
     table: str = Field(min_length=1, description="Table that holds the metric, a schema may precede it: sales.orders")
     time: Column = Field(description="Column of the time: DATE, DATETIME or TIMESTAMP (UTC)")
     value: Column = Field(description="Column of the value: a number")
+    denominator: Column | None = Field(
+        None,
+        description="Column that the value is divided by: the metric is then the ratio of two sums, as conversions of"
+        " visits",
+    )
     dimensions: tuple[Column, ...] = Field(min_length=1, description="Columns whose combinations are the segments")
     grain: Grain = Field("day", description="Length of a period: day or hour")
     missing: Literal["zero", "gap"] = Field(
         "zero",
-        description="What an absent row means: zero (a count) or gap (not observed; values may be negative)",
+        description="What an absent row means: zero (a count) or gap (not observed; values may be negative); with a"
+        " denominator always a gap",
     )
     alpha: float = Field(0.01, gt=0, lt=0.5, description="A row's prediction is -1 where its p-value is at most this")
     fdr: float = Field(
@@ -132,15 +138,14 @@ class Metric(_Frozen):
 
     @model_validator(mode="after")
     def _check(self) -> Metric:
-        names = list(self.dimensions)
-        for name in names:
+        for name in self.dimensions:
             if name.lower() in RESERVED_COLUMNS:
                 raise ValueError(
                     f"the dimension {name!r} has the name of a column of the predictions table: make a view that"
                     " renames it"
                 )
-        if len({name.lower() for name in [*names, self.time, self.value]}) != len(names) + 2:
-            raise ValueError("time, value and dimensions must be different columns")
+        if len({name.lower() for name in self.columns}) != len(self.columns):
+            raise ValueError("time, value, denominator and dimensions must be different columns")
         if self.min_history == 0:
             object.__setattr__(self, "min_history", _DEFAULT_MIN_HISTORY[self.grain])
         return self
@@ -148,6 +153,17 @@ class Metric(_Frozen):
     @property
     def feature_set(self) -> FeatureSet:
         return FeatureSet(self.grain, is_count=self.missing == "zero")
+
+    @property
+    def sums(self) -> dict[str, str]:
+        """The columns that are summed by segment and period, by what observations call the sums."""
+        named = {"value": self.value, "denominator": self.denominator}
+        return {name: column for name, column in named.items() if column is not None}
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that are read: time, dimensions, and what is summed."""
+        return (self.time, *self.dimensions, *self.sums.values())
 
     @property
     def level(self) -> str:
@@ -378,6 +394,7 @@ service_account = "segwatch-pipeline-${ENV}@${PROJECT_ID}.iam.gserviceaccount.co
 table = "new_users_metrics"
 time = "created_at"                 # DATE, DATETIME or TIMESTAMP (UTC)
 value = "new_users"
+# denominator = "visits"            # what value is divided by: the metric is then a rate, as conversions of visits
 dimensions = ["country_code", "platform", "channel"]  # one model for each combination
 grain = "day"                       # day or hour
 missing = "zero"                    # an absent row is: zero (a count) or gap (not observed)

@@ -30,7 +30,7 @@ from sqlglot import exp
 
 from segwatch import runner
 from segwatch.core.window import Window
-from segwatch.data import generated_schema, predictions_schema
+from segwatch.data import generated_schema, metric_schema, predictions_schema
 from segwatch.errors import BackendError, DataError, SegwatchError, SettingsError
 from segwatch.settings import Endpoints, Google, Metric
 from segwatch.warehouses import Warehouse, bigquery_client, bigquery_sql, open_warehouse, query
@@ -277,6 +277,15 @@ def test_bytes_to_read_are_asked_of_a_dry_run(project: Project, sent: Sent) -> N
     project.warehouse.create_table("users", generated_schema())
     assert project.warehouse.bytes_to_read(USERS, JANUARY) is not None
     assert [job["dryRun"] for job in sent.jobs] == [True, True]
+
+
+def test_bytes_to_read_are_those_of_the_denominator_too(project: Project, sent: Sent) -> None:
+    ratio = USERS.model_copy(update={"denominator": "visits"})
+    project.warehouse.create_table("users", metric_schema(ratio))
+    assert project.warehouse.bytes_to_read(ratio, JANUARY) is not None
+    assert [job["dryRun"] for job in sent.jobs] == [True, True]
+    asked = [sqlglot.parse_one(text, dialect="bigquery") for text in sent.queries[-2:]]
+    assert [any(column.name == "visits" for column in tree.find_all(exp.Column)) for tree in asked] == [True, True]
 
 
 # Temporary tables

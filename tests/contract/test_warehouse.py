@@ -507,6 +507,51 @@ def test_observations_sum_duplicates_in_the_promised_form(backend: Backend, ware
     ]
 
 
+RATE = {"value": "orders", "denominator": "visits"}
+
+
+def visit_rows(*rows: tuple[str, str, str, int, int]) -> str:
+    """SQL of a table of rows (day, country, platform, orders, visits)."""
+    names = ("created_at", "country_code", "platform", "orders", "visits")
+    selects = [
+        f"SELECT DATE '{day}' AS {names[0]}, '{country}' AS {names[1]}, '{platform}' AS {names[2]},"
+        f" {orders}::INTEGER AS {names[3]}, {visits}::DOUBLE AS {names[4]}"
+        for day, country, platform, orders, visits in rows
+    ]
+    return f"CREATE TABLE users AS {' UNION ALL '.join(selects)}"
+
+
+@pytest.mark.parametrize("missing", ["zero", "gap"])
+def test_numerator_and_denominator_of_a_ratio_are_summed_apart(
+    backend: Backend, warehouse: Warehouse, missing: str
+) -> None:
+    backend.run(
+        visit_rows(
+            ("2024-01-02", "it", "ios", 1, 10),
+            ("2024-01-01", "it", "web", 4, 8),
+            ("2024-01-02", "it", "ios", 2, 90),
+            ("2024-01-01", "it", "ios", 0, 5),
+        )
+    )
+    source = metric(**RATE, missing=missing)
+    found = warehouse.observations(source, JANUARY)
+    assert found.schema == observations_schema(DIMENSIONS, ("value", "denominator"))
+    day = [dt.datetime(2024, 1, d) for d in (1, 2)]
+    assert [tuple(row.values()) for row in found.to_pylist()] == [
+        (day[0], "it", "ios", 0.0, 5.0, 1),
+        (day[1], "it", "ios", 3.0, 100.0, 2),
+        (day[0], "it", "web", 4.0, 8.0, 1),
+    ]
+    assert warehouse.span(source) == (np.datetime64("2024-01-01"), np.datetime64("2024-01-03"))
+
+
+def test_a_denominator_of_zero_is_read_as_it_is(backend: Backend, warehouse: Warehouse) -> None:
+    backend.run(visit_rows(("2024-01-01", "it", "ios", 0, 0), ("2024-01-02", "it", "ios", 3, 0)))
+    found = warehouse.observations(metric(**RATE), JANUARY)
+    assert found["value"].to_pylist() == [0.0, 3.0]
+    assert found["denominator"].to_pylist() == [0.0, 0.0]
+
+
 TEXTS = [
     "NA",
     "null",
@@ -615,6 +660,13 @@ def test_columns_named_like_the_output_do_not_clash(backend: Backend, warehouse:
     backend.run("CREATE TABLE users AS SELECT DATE '2024-01-01' AS value, 3 AS ts, 'a' AS d1, 'b' AS \"D0\"")
     found = warehouse.observations(metric(time="value", value="ts", dimensions=("d1", "D0")), JANUARY)
     assert [tuple(row.values()) for row in found.to_pylist()] == [(dt.datetime(2024, 1, 1), "a", "b", 3.0, 1)]
+
+
+def test_a_denominator_named_like_the_output_does_not_clash(backend: Backend, warehouse: Warehouse) -> None:
+    backend.run("CREATE TABLE users AS SELECT DATE '2024-01-01' AS n_rows, 3 AS denominator, 7 AS value, 'a' AS d")
+    swapped = metric(time="n_rows", value="denominator", denominator="value", dimensions=("d",))
+    [row] = warehouse.observations(swapped, JANUARY).to_pylist()
+    assert tuple(row.values()) == (dt.datetime(2024, 1, 1), "a", 3.0, 7.0, 1)
 
 
 @on_backends(
@@ -776,6 +828,36 @@ def one_row(**changes: str) -> str:
         (one_row(new_users="'inf'::DOUBLE"), {}, "1 row has an infinite number"),
         (one_row(new_users="'-inf'::DOUBLE"), {"missing": "gap"}, "1 row has an infinite number"),
         (one_row(new_users="-1"), {}, '1 row has a negative number .* or set missing = "gap"'),
+        (one_row(), {"denominator": "visits"}, "no column 'visits'"),
+        (
+            one_row(visits="'12'"),
+            {"denominator": "visits"},
+            r"'visits' \(the denominator\) has the type STRING.* must be a number",
+        ),
+        (
+            one_row(visits="NULL::DOUBLE"),
+            {"denominator": "visits"},
+            r"'visits' \(the denominator\): 1 row has NULL in the Window \[2024-01-01, 2024-02-01\), the first"
+            r" at 2024-01-05T10:00:00 in segment it/<null>; mend",
+        ),
+        (one_row(visits="'nan'::DOUBLE"), {"denominator": "visits"}, r"\(the denominator\): 1 row has NaN"),
+        (one_row(visits="'inf'::DOUBLE"), {"denominator": "visits"}, r"\(the denominator\): 1 row has an infinite"),
+        (
+            one_row(visits="-1"),
+            {"denominator": "visits", "missing": "gap"},
+            r"'visits' \(the denominator\): 1 row has a negative number in .*; mend the rows or leave them out in a"
+            " view$",
+        ),
+        (
+            one_row(new_users="NULL::DOUBLE", visits="NULL::DOUBLE"),
+            {"denominator": "visits"},
+            r"'new_users' \(the value\): 1 row has NULL",
+        ),
+        (
+            one_row(visits="1e101::DOUBLE"),
+            {"denominator": "visits"},
+            r"'visits' \(the denominator\): the rows of segment it/<null> at 2024-01-05.* past 1e\+100",
+        ),
         (
             one_row(created_at="NULL::DATE"),
             {},
@@ -802,6 +884,15 @@ def test_bad_data_is_named(
 def test_negative_values_are_fine_where_the_metric_is_no_count(backend: Backend, warehouse: Warehouse) -> None:
     backend.run(one_row(new_users="-1"))
     assert warehouse.observations(metric(missing="gap"), JANUARY)["value"].to_pylist() == [-1.0]
+
+
+def test_a_ratio_may_be_negative_where_its_value_is_no_count(backend: Backend, warehouse: Warehouse) -> None:
+    backend.run(one_row(new_users="-1", visits="4"))
+    ratio = metric(missing="gap", denominator="visits")
+    [row] = warehouse.observations(ratio, JANUARY).to_pylist()
+    assert (row["value"], row["denominator"]) == (-1.0, 4.0)
+    with pytest.raises(DataError, match=r"\(the value\): 1 row has a negative number"):
+        warehouse.observations(metric(denominator="visits"), JANUARY)
 
 
 def test_bad_values_outside_of_the_window_do_not_matter(backend: Backend, warehouse: Warehouse) -> None:

@@ -23,7 +23,7 @@ data_app = typer.Typer(no_args_is_help=True, help="Insert rows of the metric int
 def is_generated(metric: Metric) -> bool:
     from segwatch.data import generated_schema
 
-    return generated_schema().names == (metric.time, *metric.dimensions, metric.value)
+    return generated_schema().names == metric.columns
 
 
 def labels_table(metric: Metric) -> str:

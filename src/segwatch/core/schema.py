@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,16 +136,17 @@ def _first_null(values: pa.ChunkedArray) -> int:
     return int(values.is_null().to_numpy().argmax())
 
 
-def observations_schema(dimensions: Sequence[str]) -> pa.Schema:
+def observations_schema(dimensions: Sequence[str], sums: Iterable[str] = ("value",)) -> pa.Schema:
     """What a warehouse returns for a Window: one row per segment and period that has data.
 
-    ts: start of the period, UTC. value: sum of the period's rows. n_rows: how many rows were summed.
+    ts: start of the period, UTC. value: sum of the period's rows; of a ratio, that of its numerator, with the
+    denominator's beside it. n_rows: how many rows were summed. sums: `Metric.sums`.
     """
     return pa.schema(
         [
             pa.field("ts", pa.timestamp("us"), nullable=False),
             *(pa.field(name, pa.string(), nullable=False) for name in dimensions),
-            pa.field("value", pa.float64(), nullable=False),
+            *(pa.field(name, pa.float64(), nullable=False) for name in sums),
             pa.field("n_rows", pa.int64(), nullable=False),
         ]
     )

@@ -30,8 +30,9 @@ def _schema(name: str) -> TableSchema:
 def metric_schema(metric: Metric) -> TableSchema:
     """Columns of a metric's table, as `segwatch create` makes it and `segwatch data insert` checks it."""
     generated = generated_schema()
-    if generated.names == (metric.time, *metric.dimensions, metric.value):
+    if generated.names == metric.columns:
         return generated
     time = Column(metric.time, "DATE" if metric.grain == "day" else "TIMESTAMP", required=True)
     dimensions = (Column(name, "STRING") for name in metric.dimensions)
-    return TableSchema((time, *dimensions, Column(metric.value, "FLOAT", required=True)))
+    sums = (Column(name, "FLOAT", required=True) for name in metric.sums.values())
+    return TableSchema((time, *dimensions, *sums))

@@ -67,7 +67,8 @@ class Warehouse(Protocol):
     def observations(self, source: Metric, window: Window) -> pa.Table:
         """One row per segment and period of the Window that has data, sorted by dimensions, then ts.
 
-        Columns and types of `observations_schema(source.dimensions)`; NULL dimensions are the text `<null>`.
+        Columns and types of `observations_schema(source.dimensions, source.sums)`; NULL dimensions are the text
+        `<null>`.
         Raises DataError naming table, column and first example if the table or its rows cannot be watched, or
         if the Window holds no rows.
         """

@@ -357,9 +357,8 @@ class BigqueryWarehouse:
         from segwatch.warehouses import query
 
         held = self._need(source.table)
-        columns = [source.time, source.value, *source.dimensions]
-        self._check_columns(held, columns)
-        wanted = pa.schema([held.columns.field(column) for column in columns])
+        self._check_columns(held, source.columns)
+        wanted = pa.schema([held.columns.field(column) for column in source.columns])
         table = query.bind(wanted, held.name.table, held.name.dataset, held.name.project)
         query.check_columns(table, source)
         return held, query.at_any_time(table, source)

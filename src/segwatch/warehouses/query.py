@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dates
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import ibis
@@ -29,7 +30,7 @@ FAULTS = {
     "infinite": "an infinite number",
     "negative": "a negative number",
 }
-"""What can be wrong with a value, by the name of its count in `faults`."""
+"""What can be wrong with a number that is summed; `faults` counts each by its name behind that of the sum."""
 
 _TRUNCATION = {"day": "D", "hour": "h"}
 _MICROSECONDS = dt.Timestamp(scale=6)
@@ -47,7 +48,7 @@ def check_columns(table: ir.Table, source: Metric) -> None:
 
     Raises DataError naming table, column, type and mend otherwise.
     """
-    time, value = table.schema()[source.time], table.schema()[source.value]
+    time = table.schema()[source.time]
     at = f"table {source.table!r}, column"
     if not (time.is_date() or time.is_timestamp()):
         raise DataError(
@@ -59,11 +60,13 @@ def check_columns(table: ir.Table, source: Metric) -> None:
             f"{at} {source.time!r} (the time) is a DATE, which cannot hold hours; set grain = 'day' or"
             " name a TIMESTAMP column"
         )
-    if not value.is_numeric() or value.is_boolean():
-        raise DataError(
-            f"{at} {source.value!r} (the value) has the type {_named(value)}; it must be a number: name"
-            " another column, or make a view that casts it"
-        )
+    for role, column in source.sums.items():
+        number = table.schema()[column]
+        if not number.is_numeric() or number.is_boolean():
+            raise DataError(
+                f"{at} {column!r} (the {role}) has the type {_named(number)}; it must be a number: name another"
+                " column, or make a view that casts it"
+            )
     for name in source.dimensions:
         if _is_opaque(table.schema()[name]):
             raise DataError(
@@ -73,19 +76,17 @@ def check_columns(table: ir.Table, source: Metric) -> None:
 
 
 def observations(table: ir.Table, source: Metric, window: Window) -> ir.Table:
-    """One row per segment and period: ts, d0, d1, ..., value, n_rows.
+    """One row per segment and period: ts, d0, d1, ..., value, denominator where the metric has one, n_rows.
 
     The numbered names cannot clash with one another or with ts, whatever the case that a backend folds;
     `finish` puts the dimensions' own in their place.
     """
     rows = table.filter(_within(table, source, window))
     keys = _texts(rows, source)
-    sums = rows.group_by(ts=_period(rows, source), **keys).aggregate(
-        # Summed first: whole numbers and decimals add up exactly, in any order.
-        value=rows[source.value].sum().cast("float64"),
-        n_rows=rows.count(),
-    )
-    return sums.select("ts", *keys, "value", "n_rows").order_by([*keys, "ts"])
+    # Cast last: whole numbers and decimals add up exactly, in any order.
+    sums = {name: rows[column].sum().cast("float64") for name, column in source.sums.items()}
+    summed = rows.group_by(ts=_period(rows, source), **keys).aggregate(**sums, n_rows=rows.count())
+    return summed.select("ts", *keys, *sums, "n_rows").order_by([*keys, "ts"])
 
 
 def extent(table: ir.Table, source: Metric) -> ir.Table:
@@ -106,11 +107,11 @@ def at_any_time(table: ir.Table, source: Metric) -> ir.Table:
 
 
 def faults(table: ir.Table, source: Metric, window: Window) -> ir.Table:
-    """One row: n_timeless of the table, n_rows of the Window, and how many of those have each of the FAULTS."""
+    """One row: n_timeless of the table, n_rows of the Window, and how many of those have each fault of a number."""
     # Filtered first, so that an engine with partitions reads those of the Window and of NULL, and no others.
     rows = table.filter(_within(table, source, window) | _timeless(table, source))
     within = _within(rows, source, window)
-    counts = {name: rows.count(where=within & bad) for name, bad in _bad_values(rows, source).items()}
+    counts = {name: rows.count(where=within & bad) for name, bad in _bad_numbers(rows, source).items()}
     return rows.aggregate(
         n_timeless=rows.count(where=_timeless(rows, source)), n_rows=rows.count(where=within), **counts
     )
@@ -118,7 +119,7 @@ def faults(table: ir.Table, source: Metric, window: Window) -> ir.Table:
 
 def example(table: ir.Table, source: Metric, window: Window, fault: str) -> ir.Table:
     """The first row of the Window with a fault: ts, d0, d1, ..."""
-    bad = table.filter(_within(table, source, window) & _bad_values(table, source)[fault])
+    bad = table.filter(_within(table, source, window) & _bad_numbers(table, source)[fault])
     texts = _texts(bad, source)
     return bad.select(ts=_moment(bad, source), **texts).order_by(["ts", *texts]).limit(1)
 
@@ -143,10 +144,11 @@ def check_rows(run: Run, table: ir.Table, source: Metric, window: Window) -> Non
     _check_times(run, counts, table, source)
     if _count(counts, "n_rows") == 0:
         raise DataError(_nothing_in(window, source, ends(run(extent(table, source)), source)))
-    for fault, what in FAULTS.items():
-        if fault in counts.column_names and _count(counts, fault):
-            first = run(example(table, source, window, fault))
-            raise DataError(_bad_value(source, window, what, _count(counts, fault), first))
+    for role, fault in product(source.sums, FAULTS):
+        name = f"{role}_{fault}"
+        if name in counts.column_names and _count(counts, name):
+            first = run(example(table, source, window, name))
+            raise DataError(_bad_number(source, role, window, fault, _count(counts, name), first))
 
 
 def read_span(run: Run, table: ir.Table, source: Metric) -> tuple[np.datetime64, np.datetime64] | None:
@@ -173,17 +175,22 @@ def finish(rows: pa.Table, source: Metric) -> pa.Table:
 
     Raises DataError if a sum is past LARGEST.
     """
-    schema = observations_schema(source.dimensions)
+    schema = observations_schema(source.dimensions, source.sums)
     table = rows.rename_columns(schema.names).cast(schema)
-    large = table.filter(pc.greater(pc.abs(table["value"]), LARGEST))
+    for role in source.sums:
+        _check_size(table, source, role)
+    return in_order(table, [*source.dimensions, "ts"])
+
+
+def _check_size(table: pa.Table, source: Metric, role: str) -> None:
+    """Nothing happens if no sum is past LARGEST."""
+    large = table.filter(pc.greater(pc.abs(table[role]), LARGEST))
     if large.num_rows:
         first = large.slice(0, 1)
         raise DataError(
-            f"table {source.table!r}, column {source.value!r} (the value): the rows of"
-            f" {_segment(first.select([*source.dimensions]))} at {first['ts'][0]} add up to a number past {LARGEST:g};"
-            " mend them or leave them out in a view"
+            f"{_place(source, role)}: the rows of {_segment(first.select([*source.dimensions]))} at {first['ts'][0]}"
+            f" add up to a number past {LARGEST:g}; mend them or leave them out in a view"
         )
-    return in_order(table, [*source.dimensions, "ts"])
 
 
 def in_order(table: pa.Table, keys: list[str]) -> pa.Table:
@@ -250,15 +257,23 @@ def _texts(table: ir.Table, source: Metric) -> dict[str, ir.StringValue]:
     return {f"d{i}": table[name].cast("string").fill_null(NULL) for i, name in enumerate(source.dimensions)}
 
 
-def _bad_values(table: ir.Table, source: Metric) -> dict[str, ir.BooleanValue]:
-    value = table[source.value]
-    bad: dict[str, ir.BooleanValue] = {"null": value.isnull()}
+def _bad_numbers(table: ir.Table, source: Metric) -> dict[str, ir.BooleanValue]:
+    """What is bad in a row, by the sum and the fault: `value_null`."""
+    return {
+        f"{role}_{fault}": bad
+        for role, column in source.sums.items()
+        for fault, bad in _bad(table[column], is_count=role == "denominator" or source.missing == "zero").items()
+    }
+
+
+def _bad(number: ir.NumericValue, is_count: bool) -> dict[str, ir.BooleanValue]:
+    bad: dict[str, ir.BooleanValue] = {"null": number.isnull()}
     # PostgreSQL's NUMERIC holds NaN and infinity too.
-    if value.type().is_floating() or value.type().is_decimal():
-        bad["nan"] = value.cast("float64").isnan()
-        bad["infinite"] = value.cast("float64").isinf()
-    if source.missing == "zero":
-        bad["negative"] = value < 0
+    if number.type().is_floating() or number.type().is_decimal():
+        bad["nan"] = number.cast("float64").isnan()
+        bad["infinite"] = number.cast("float64").isinf()
+    if is_count:
+        bad["negative"] = number < 0
     return bad
 
 
@@ -273,15 +288,20 @@ def _check_times(run: Run, counts: pa.Table, table: ir.Table, source: Metric) ->
         )
 
 
-def _bad_value(source: Metric, window: Window, what: str, count: int, first: pa.Table) -> str:
+def _bad_number(source: Metric, role: str, window: Window, fault: str, count: int, first: pa.Table) -> str:
     mend = "mend the rows or leave them out in a view"
-    if what == FAULTS["negative"]:
+    if (role, fault) == ("value", "negative"):
         mend += ', or set missing = "gap" if the metric is not a count'
     when = np.datetime_as_string(first["ts"].to_numpy()[0].astype("datetime64[s]"))
     return (
-        f"table {source.table!r}, column {source.value!r} (the value): {_rows(count)} {what} in the Window"
-        f" {window}, the first at {when} in {_segment(first)}; {mend}"
+        f"{_place(source, role)}: {_rows(count)} {FAULTS[fault]} in the Window {window}, the first at {when} in"
+        f" {_segment(first)}; {mend}"
     )
+
+
+def _place(source: Metric, role: str) -> str:
+    """Where a number is, for a message."""
+    return f"table {source.table!r}, column {source.sums[role]!r} (the {role})"
 
 
 def _nothing_in(window: Window, source: Metric, held: tuple[np.datetime64, np.datetime64] | None) -> str:

@@ -285,11 +285,10 @@ class RelationalWarehouse(ABC):
 
     def _metric_table(self, source: Metric) -> ir.Table:
         name = self._need(source.table).name
-        columns = [source.time, source.value, *source.dimensions]
-        self._check_columns(name, columns)
+        self._check_columns(name, source.columns)
         held = self._columns(name)
         # Only these: a column of a type that ibis does not know is no reason to refuse the table.
-        table = self._bind(pa.schema([held.field(column) for column in columns]), name)
+        table = self._bind(pa.schema([held.field(column) for column in source.columns]), name)
         query.check_columns(table, source)
         return table
 
