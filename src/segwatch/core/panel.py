@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.feather as feather
 
 from segwatch.core.segment import label, segment_id
@@ -72,6 +73,7 @@ class Segments:
 class History:
     """When each known segment had its first and its last row, up to the end of a Window.
 
+    Of a ratio, a row whose denominator is zero is none.
     first_seen, last_seen: (n_segments,) datetime64 of the grain.
     """
 
@@ -91,11 +93,13 @@ class Panel:
 
     values: (n_segments, n_times) float64; NaN = no observation (not born yet, or data that did not arrive).
     history: the same segments, with first and last period that had a row.
+    exposure: None, or of a ratio its denominators, positive, and NaN where values are; values are its numerators.
     """
 
     history: History
     window: Window
     values: Floats
+    exposure: Floats | None = None
 
     @property
     def segments(self) -> Segments:
@@ -103,7 +107,9 @@ class Panel:
 
     def take(self, positions: Sequence[int] | Ints) -> Panel:
         """The Panel of some of its segments."""
-        return Panel(self.history.take(positions), self.window, self.values[np.asarray(positions, dtype=np.int64)])
+        rows = np.asarray(positions, dtype=np.int64)
+        exposure = None if self.exposure is None else self.exposure[rows]
+        return Panel(self.history.take(positions), self.window, self.values[rows], exposure)
 
     def ended(self, periods: int) -> Bools:
         """(n_segments, n_times), True from `periods` after a segment's last row on."""
@@ -121,6 +127,8 @@ class Panel:
         """The directory holds the Panel; `Panel.load` reads it back."""
         directory.mkdir(parents=True)
         np.save(directory / "values.npy", self.values, allow_pickle=False)
+        if self.exposure is not None:
+            np.save(directory / "exposure.npy", self.exposure, allow_pickle=False)
         feather.write_feather(
             pa.table(history_columns(self.history)), str(directory / "segments.arrow"), compression="lz4"
         )
@@ -129,12 +137,19 @@ class Panel:
 
     @classmethod
     def load(cls, directory: Path) -> Panel:
-        """The Panel that `save` wrote, its values memory-mapped."""
+        """The Panel that `save` wrote, its values and exposure memory-mapped."""
         document = json.loads((directory / "panel.json").read_text(encoding="utf-8"))
         window = Window.from_dict(document["window"])
         table = feather.read_table(str(directory / "segments.arrow"))
-        values = np.load(directory / "values.npy", mmap_mode="r", allow_pickle=False)
-        return cls(history_from_table(table, document["dimensions"], window), window, values)
+        history = history_from_table(table, document["dimensions"], window)
+        has_exposure = (directory / "exposure.npy").exists()
+        exposure = _mapped(directory / "exposure.npy") if has_exposure else None
+        return cls(history, window, _mapped(directory / "values.npy"), exposure)
+
+
+def _mapped(path: Path) -> Floats:
+    matrix: Floats = np.load(path, mmap_mode="r", allow_pickle=False)
+    return matrix
 
 
 def history_from_table(table: pa.Table, dimensions: Sequence[str], window: Window) -> History:
@@ -163,21 +178,43 @@ def build_panel(
 
     missing: "zero" for counts, where GROUP BY drops what did not happen: a lone absent row is 0, while a period
     without a row for a whole value of a dimension, or for the whole table, is a gap; "gap" where every absence is.
+    Observations with a denominator make the Panel of a ratio: whatever `missing` is, every absence is a gap, and so is
+    a denominator of zero, where nothing was tried.
     known: segments met before this Window, which keep their place and their first row.
-    Raises DataError if the table holds several rows of one segment and period and the metric is no count.
+    Raises DataError if the table holds several rows of one segment and period and they cannot be summed, being of
+    neither a count nor a ratio, or if a ratio has no denominator above zero and no segment is known.
     """
+    is_ratio = "denominator" in observations.column_names
+    if is_ratio:
+        observations = _tried(observations, window, known)
     segments, codes = _encode(observations, dimensions)
     times = observations["ts"].to_numpy().astype(f"datetime64[{unit(window.grain)}]")
-    column = (times - window.start).astype(np.int64)
-    if missing == "gap":
+    if missing == "gap" and not is_ratio:
         _refuse_duplicates(observations, segments, codes, times)
-    here = _history(segments, codes, times)
-    history, place = _merge(here, known)
-    values = np.full((len(history.segments), len(window)), np.nan)
-    values[place[codes], column] = observations["value"].to_numpy()
+    history, place = _merge(_history(segments, codes, times), known)
+    cells = place[codes], (times - window.start).astype(np.int64)
+    shape = len(history.segments), len(window)
+    values = _dense(observations["value"], cells, shape)
+    if is_ratio:
+        return Panel(history, window, values, _dense(observations["denominator"], cells, shape))
     if missing == "zero":
         _fill_zeros(values, history, window)
     return Panel(history, window, values)
+
+
+def _tried(observations: pa.Table, window: Window, known: History | None) -> pa.Table:
+    """The observations whose denominator is above zero."""
+    tried = observations.filter(pc.greater(observations["denominator"], 0))
+    if not tried.num_rows and known is None:
+        raise DataError(f"every denominator in the Window {window} is zero: choose a Window with others")
+    return tried
+
+
+def _dense(numbers: pa.ChunkedArray, cells: tuple[Ints, Ints], shape: tuple[int, int]) -> Floats:
+    """The numbers in their cells of a matrix, NaN in the others."""
+    matrix = np.full(shape, np.nan)
+    matrix[cells] = numbers.to_numpy()
+    return matrix
 
 
 def _encode(observations: pa.Table, dimensions: Sequence[str]) -> tuple[Segments, Ints]:
