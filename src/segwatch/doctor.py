@@ -96,7 +96,7 @@ def _metric_table(warehouse: Warehouse, metric: Metric) -> str:
     held = warehouse.table_schema(metric.table)
     if held is None:
         raise DataError(f"there is no table {metric.table!r}: run `segwatch create`, or name yours in the settings")
-    missing = [name for name in (metric.time, metric.value, *metric.dimensions) if name not in held.names]
+    missing = [name for name in metric.columns if name not in held.names]
     if missing:
         raise DataError(f"table {metric.table!r} has no column {missing[0]!r}: it has {', '.join(held.names)}")
     span = warehouse.span(metric)

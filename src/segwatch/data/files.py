@@ -97,15 +97,21 @@ def _header(path: Path) -> list[str]:
 
 def _check_rows(rows: pa.Table, metric: Metric, path: Path) -> None:
     """Nothing happens if every row can be watched: what a file brings in is harder to find in the table."""
-    time, value = rows[metric.time], rows[metric.value]
-    year = pc.year(time)
+    year = pc.year(rows[metric.time])
     _check(pc.or_(pc.less(year, 1), pc.greater(year, 9999)), f"{path} has no date of the years 1 to 9999", metric.time)
-    if pa.types.is_floating(value.type):
-        _check(pc.is_nan(value), f"{path} has NaN", metric.value)
-        _check(pc.greater(pc.abs(value), LARGEST), f"{path} has a number past {LARGEST:g}", metric.value)
+    for column in metric.sums.values():
+        _check_number(rows[column], column, path)
     if metric.missing == "zero":
         mend = ', where missing = "zero" says that it is a count: mend the file, or set missing = "gap"'
-        _check(pc.less(value, 0), f"{path} has a negative number", metric.value, mend)
+        _check(pc.less(rows[metric.value], 0), f"{path} has a negative number", metric.value, mend)
+    if metric.denominator is not None:
+        _check(pc.less(rows[metric.denominator], 0), f"{path} has a negative number", metric.denominator)
+
+
+def _check_number(numbers: pa.ChunkedArray, column: str, path: Path) -> None:
+    if pa.types.is_floating(numbers.type):
+        _check(pc.is_nan(numbers), f"{path} has NaN", column)
+        _check(pc.greater(pc.abs(numbers), LARGEST), f"{path} has a number past {LARGEST:g}", column)
 
 
 def _check(is_bad: pa.ChunkedArray, what: str, column: str, mend: str = ": mend the file") -> None:
