@@ -8,8 +8,8 @@ from quality_data import NOT_JUDGED, ORDINARY, Case
 
 from segwatch.core.bundle import write_bundle
 from segwatch.core.decision import decide
-from segwatch.core.features import FeatureSet
-from segwatch.core.training import fit_panel
+from segwatch.core.panel import Panel
+from segwatch.core.training import Prepared, Rows, fit_prepared
 from segwatch.settings import Metric
 from segwatch.steps import rules
 
@@ -135,18 +135,25 @@ def test_the_truth_of_the_generator_is_what_made_its_counts():
     assert 0.03 < (p_values <= 0.05).mean() < 0.06
 
 
+def until(panel, scored):
+    """The Panel as it was before the scored periods."""
+    window = quality_data.Window(panel.window.start, panel.window.times[-scored], panel.window.grain)
+    return Panel(panel.history, window, panel.values[:, :-scored].copy())
+
+
 def test_scores_and_flags_of_segwatch_are_those_that_the_product_decides(tmp_path):
     case = quality_data.generated(12, seed=1, days=400, with_truth=False)
-    learned, features = quality_data.training(case.panel, case.scored), FeatureSet("day", True)
+    learned = until(case.panel, case.scored)
     defaults = Metric(table="t", time="ts", value="n", dimensions=quality_data.DIMENSIONS)
-    fitted = fit_panel(learned, features, defaults.min_history)
-    bundle = write_bundle(tmp_path / "bundle", "new_users", learned, features, rules(defaults), fitted)
+    before = Prepared.of(learned, defaults.recursion)
+    bundle = write_bundle(
+        tmp_path / "bundle", "new_users", before, rules(defaults), fit_prepared(before, defaults.min_history)
+    )
     scored = peers.segwatch(case)
     i, t = np.nonzero(~np.isnan(scored.scores))
-    values, scale = case.panel.values[:, -case.scored :][i, t], bundle.scale[i]
-    context = features.context(case.panel.values, bundle.scale)[:, -case.scored :][i, t]
+    later = Rows.of(Prepared.of(case.panel, defaults.recursion), case.scored)
     ids = [case.panel.segments.ids[k] for k in i]
-    decisions = decide(bundle, ids, t, values, context, features.features(values, context, scale))
+    decisions = decide(bundle, ids, t, later.values[i, t], later.contexts[i, t], later.X[i, t])
     np.testing.assert_allclose(-np.log(decisions.p_value), scored.scores[i, t], rtol=1e-6)
     np.testing.assert_array_equal(decisions.is_anomaly, scored.flags[i, t])
     assert len(i) > 500 and scored.flags.any()
@@ -154,10 +161,11 @@ def test_scores_and_flags_of_segwatch_are_those_that_the_product_decides(tmp_pat
 
 def test_what_was_learned_does_not_depend_on_what_is_scored():
     case = spiked()
-    before = quality_data.training(case.panel, case.scored)
-    assert len(before.window) == len(case.panel.window) - case.scored
-    np.testing.assert_array_equal(before.values, case.panel.values[:, : -case.scored])
-    assert (before.history.last_seen <= before.window.times[-1]).all()
+    other = spiked()
+    other.panel.values[:, -case.scored :] = 7.0
+    (rows, before), (_, same) = (peers._rows(one, one.panel) for one in (case, other))
+    assert rows.values.shape[1] == before.values.shape[1] + case.scored
+    np.testing.assert_array_equal(before.X, same.X)
 
 
 def test_the_tables_hold_each_method_and_say_nothing_where_nothing_is_known():

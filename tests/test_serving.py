@@ -24,11 +24,13 @@ import pytest
 
 from segwatch import serving
 from segwatch.console import TextServingObserver
+from segwatch.core.baseline import Recursion
 from segwatch.core.bundle import ModelBundle, Rules, write_bundle
 from segwatch.core.features import FEATURES, FeatureSet
 from segwatch.core.panel import build_panel
+from segwatch.core.rollup import with_rollups
 from segwatch.core.segment import NULL, segment_id
-from segwatch.core.training import fit_panel
+from segwatch.core.training import Prepared, fit_prepared
 from segwatch.core.window import Window
 from segwatch.errors import SettingsError
 from segwatch.registries import open_registry
@@ -38,6 +40,7 @@ from segwatch.storage import Storage
 DIMENSIONS = ("country", "channel")
 FITTED = [("it", "ads"), ("it", NULL), ("de", "ads"), ("fr", "ads")]
 SHORT, CONSTANT = ("at", "ads"), ("at", "mail")
+TOTAL, COUNTRY = (None, None), ("it", None)
 DAYS = 200
 SECONDS = 30
 
@@ -58,12 +61,12 @@ def observations(end):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A bundle of four fitted segments, one too short and one that is constant."""
+    """A bundle of four fitted segments and one that is constant, one too short, and their roll-ups."""
     end = np.datetime64("2026-11-24")
-    panel = build_panel(observations(end), DIMENSIONS, Window(end - DAYS, end), "gap")
-    features = FeatureSet("day", is_count=True)
+    panel = build_panel(observations(end), DIMENSIONS, Window(end - DAYS, end), "zero")
+    prepared = Prepared.of(with_rollups(panel, 1), Recursion(FeatureSet("day", "count"), 7))
     path = tmp_path_factory.mktemp("model") / "bundle"
-    write_bundle(path, "visits", panel, features, Rules(0.01, 0.1, 90), fit_panel(panel, features, 90))
+    write_bundle(path, "visits", prepared, Rules(0.01, 0.1, 90), fit_prepared(prepared, 90), 1)
     return path
 
 
@@ -158,7 +161,7 @@ def expected(model, instances):
 
 
 def test_predictions_are_those_of_the_bundle(server, model):
-    instances = [instance(FITTED[k % 4], k, **row(k, 0.01 * k)) for k in range(40)]
+    instances = [instance(FITTED[k % 4], k, **row(k, 0.2 * k)) for k in range(40)]
     status, reply = server.predict({"instances": instances, "parameters": None})
     assert (status, reply) == (200, {"predictions": expected(model, instances)})
     assert {one["prediction"] for one in reply["predictions"]} == {1, -1}
@@ -174,11 +177,18 @@ def test_a_segment_without_a_model_has_a_reason_and_the_others_their_predictions
     unknown = {"country": "xx", "channel": "ads", **row()}
     status, reply = server.predict({"instances": [instance(SHORT), unknown, instance(), instance(CONSTANT)]})
     short, new, fitted, constant = reply["predictions"]
-    assert status == 200 and fitted == expected(model, [instance()])[0]
-    assert [one["status"] for one in (short, new, constant)] == ["too_short", "new_segment", "constant"]
-    assert "needs 90" in short["reason"] and "trained" in new["reason"] and "7" in constant["reason"]
+    assert status == 200 and [fitted, constant] == expected(model, [instance(), instance(CONSTANT)])
+    assert [one["status"] for one in (short, new)] == ["too_short", "new_segment"]
+    assert "needs 90" in short["reason"] and "trained" in new["reason"]
     assert new["segment_id"] == segment_id(DIMENSIONS, ("xx", "ads"))
-    assert {one[key] for one in (short, new, constant) for key in ("prediction", "score", "p_value")} == {None}
+    assert {one[key] for one in (short, new) for key in ("prediction", "score", "p_value")} == {None}
+
+
+def test_a_roll_up_is_named_by_its_id_alone(server, model):
+    rollups = [instance(TOTAL), instance(COUNTRY, 1)]
+    assert server.predict({"instances": rollups}) == (200, {"predictions": expected(model, rollups)})
+    status, reply = server.predict({"instances": [{"country": "it", **row()}]})
+    assert status == 400 and "by its segment_id alone" in reply["error"]
 
 
 def test_a_request_of_unknown_segments_alone_is_answered(server):
@@ -206,17 +216,17 @@ def with_instances(*instances):
         ({"instances": [instance()], "parameters": {"alpha": 1}}, "parameters.alpha: is unknown"),
         ({}, "instances: must be a list"),
         ({"instances": []}, "instances: must be a list of at least one"),
-        ({"instances": {"e": 1}}, "instances: must be a list"),
+        ({"instances": {"z": 1}}, "instances: must be a list"),
         (with_instances(*[1] * 5001), "instances: 5001 are too many, at most 5000"),
         (with_instances(instance(), 3), "instances[1]: must be an object, not a number"),
-        (with_instances(instance(), instance(), instance(), without("e")), "instances[3].e: is missing"),
-        (with_instances(instance(u="1")), "instances[0].u: must be a number, not text"),
-        (with_instances(instance(u=None)), "instances[0].u: must be a number, not null"),
-        (with_instances(instance(u=True)), "instances[0].u: must be a number, not true or false"),
-        (with_instances(instance(u=[])), "instances[0].u: must be a number, not a list"),
-        (with_instances(instance(d4=float("nan"))), "instances[0].d4: must be a finite number, not nan"),
-        (with_instances(instance(d4=10**400)), "instances[0].d4: must be a finite number, not inf"),
-        (with_instances(instance(E=1)), "instances[0].E: is unknown"),
+        (with_instances(instance(), instance(), instance(), without("z")), "instances[3].z: is missing"),
+        (with_instances(instance(long="1")), "instances[0].long: must be a number, not text"),
+        (with_instances(instance(long=None)), "instances[0].long: must be a number, not null"),
+        (with_instances(instance(long=True)), "instances[0].long: must be a number, not true or false"),
+        (with_instances(instance(long=[])), "instances[0].long: must be a number, not a list"),
+        (with_instances(instance(flat=float("nan"))), "instances[0].flat: must be a finite number, not nan"),
+        (with_instances(instance(flat=10**400)), "instances[0].flat: must be a finite number, not inf"),
+        (with_instances(instance(Z=1)), "instances[0].Z: is unknown"),
         (with_instances(instance(**{"k" * 10_000: 1})), "instances[0].kkk"),
         (with_instances(row()), "instances[0].segment_id: is missing, or name the segment by country, channel"),
         (with_instances({"country": "it", **row()}), "instances[0].channel: is missing"),
@@ -450,11 +460,12 @@ def test_a_bug_is_a_500_and_one_line_and_other_requests_go_on(model, tmp_path):
     del manifest["digest"]
     manifest["digest"] = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
     (copy / "manifest.json").write_text(json.dumps(manifest))
-    last = max(FITTED)
+    bundle = ModelBundle.open(model)
+    *others, last = (id_ for id_, s in zip(bundle.history.segments.ids, bundle.status, strict=True) if s == "ok")
     with serve(tmp_path, "--model", str(copy), "--port", "0") as running:
-        status, reply = running.ready().predict({"instances": [instance(last)]})
+        status, reply = running.ready().predict({"instances": [instance(segment_id=last)]})
         assert (status, list(reply)) == (500, ["error"]) and "Error" not in reply["error"]
-        assert running.predict({"instances": [instance(FITTED[0] if last != FITTED[0] else FITTED[1])]})[0] == 200
+        assert running.predict({"instances": [instance(segment_id=others[0])]})[0] == 200
         [line] = [line for line in running.lines() if line["event"] == "error"]
         assert "bundle.py:" in line["message"] and "ValueError" in line["message"]
         assert running.stop() == 0

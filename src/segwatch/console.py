@@ -7,12 +7,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from segwatch.core.segment import counted
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from segwatch.core.bundle import ModelBundle
     from segwatch.core.training import Progress
+    from segwatch.gaps import Gap
     from segwatch.runner import BacktestWeek, EvaluateSummary, InferSummary, TrainSummary
+
+_MAX_GAPS = 5
 
 
 class QuietObserver:
@@ -87,9 +92,10 @@ class JsonServingObserver(TextServingObserver):
 
 def ready_rows(bundle: ModelBundle, seconds: float) -> dict[str, str]:
     """What is served, as lines of a table."""
+    n_rollups = int(bundle.history.segments.is_rollup.sum())
     return {
         "model": f"{bundle.manifest['metric']}, trained on {bundle.window}",
-        "segments": f"{len(bundle.status):,}, {bundle.status.count('ok'):,} fitted",
+        "watched": f"{counted(len(bundle.status) - n_rollups, n_rollups)}, {bundle.status.count('ok'):,} fitted",
         "ready_after": f"{seconds:.1f} s",
     }
 
@@ -104,21 +110,26 @@ def say_json(event: str, **fields: Any) -> None:
 def train_rows(summary: TrainSummary) -> dict[str, str]:
     """What a training did, as lines of a table."""
     counts = dict(summary.counts)
-    segments = counts.pop("segments")
-    fitted = counts.pop("ok", 0)
+    watched = counted(counts.pop("segments"), counts.pop("rollups"))
+    fitted = counts.pop("segments_ok", 0)
+    others = "".join(f", {n:,} {name.removeprefix('segments_')}" for name, n in counts.items())
     said = summary.verdict.said
     alias = "champion" if said == "passed" else f"champion, {said}" if summary.verdict.promote else said
     rows = {
         "model": f"{summary.version.name} version {summary.version.version} ({alias})",
         "training Window": str(summary.window),
         "rows read": f"{summary.n_rows:,}",
-        "segments": f"{segments:,}, {fitted:,} fitted" + "".join(f", {n:,} {name}" for name, n in counts.items()),
+        "watched": f"{watched}, {fitted:,} fitted{others}",
     }
     if summary.metrics:
         recalls = ((n.removeprefix("recall_"), v) for n, v in summary.metrics.items() if n.startswith("recall_"))
         rows["alert rate held out"] = f"{1000 * summary.metrics['alert_rate']:.1f} per 1,000 rows"
         rows["recall of one changed day"] = ", ".join(f"{n.replace('_', ' ')} %: {v:.2f}" for n, v in recalls)
-    return rows | _seconds(summary.seconds)
+    return rows | _warnings(summary.warnings) | _seconds(summary.seconds)
+
+
+def _warnings(warnings: Sequence[str]) -> dict[str, str]:
+    return {f"warning {number}": warning for number, warning in enumerate(warnings, 1)}
 
 
 def infer_rows(summary: InferSummary) -> dict[str, str]:
@@ -128,16 +139,31 @@ def infer_rows(summary: InferSummary) -> dict[str, str]:
         "model": f"{summary.version.name} version {summary.version.version}",
         "scored Window": str(summary.window),
         "rows written": f"{summary.n_rows:,} ({statuses})",
-        "segments": f"{summary.n_segments:,}",
+        "watched": counted(summary.n_segments, summary.n_rollups),
         "anomalies": f"{summary.n_anomalies:,}",
     }
     for worst in summary.worst:
-        rows[f"  {worst.segment}"] = f"{worst.impact:+,.0f} in {worst.n_anomalies} alerts"
-    for number, warning in enumerate(summary.warnings, 1):
-        rows[f"warning {number}"] = warning
+        rows[f"  {worst.segment}"] = f"{worst.impact:{_size(worst.impact)}} in {worst.n_anomalies} alerts"
+    if summary.gaps:
+        rows["no data"] = "\n".join(_gap_lines(summary.gaps))
+    rows |= _warnings(summary.warnings)
     if summary.features_table:
         rows["features kept in"] = summary.features_table
     return rows | _seconds(summary.seconds)
+
+
+def _size(impact: float) -> str:
+    """Format of an impact: that of a ratio is a fraction."""
+    return "+,.0f" if abs(impact) >= 10 else "+.3g"
+
+
+def _gap_lines(gaps: Sequence[Gap]) -> Iterator[str]:
+    """The largest gaps, `it/*/* on 2026-11-24 (9 segments)`, and how many more there are."""
+    for gap in gaps[:_MAX_GAPS]:
+        span = f"on {gap.first}" if gap.first == gap.last else f"from {gap.first} to {gap.last}"
+        yield f"{gap.segment} {span}" + (f" ({counted(gap.n_segments, 0)})" if gap.n_segments > 1 else "")
+    if len(gaps) > _MAX_GAPS:
+        yield f"and {len(gaps) - _MAX_GAPS:,} more gaps"
 
 
 def evaluate_rows(summary: EvaluateSummary) -> dict[str, str]:
@@ -194,7 +220,7 @@ def backtest_rows(weeks: Mapping[str, Sequence[BacktestWeek]]) -> dict[str, str]
 
 
 def _backtest_line(week: BacktestWeek) -> str:
-    worst = ", ".join(f"{one.segment} {one.impact:+,.0f}" for one in week.worst)
+    worst = ", ".join(f"{one.segment} {one.impact:{_size(one.impact)}}" for one in week.worst)
     return f"{week.n_anomalies:,} alerts" + (f": {worst}" if worst else "")
 
 

@@ -6,6 +6,7 @@ import datetime as dt
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from segwatch.core.segment import counted
 from segwatch.errors import DataError, SegwatchError
 from segwatch.google import account, disabled_apis, has_image, is_emulator
 from segwatch.registries import open_registry
@@ -119,7 +120,8 @@ def _bucket(target: Target) -> str:
 def _model(target: Target, metric: str) -> str:
     registry = open_registry(target.registry, target.bucket, target.google, target.image)
     champion = registry.resolve(model_name(metric))
-    return f"{champion.name} version {champion.version} is the champion"
+    counts = [int(champion.metrics.get(name, 0)) for name in ("segments", "rollups")]
+    return f"{champion.name} version {champion.version} is the champion, of {counted(*counts)}"
 
 
 def _image(target: Target) -> str:

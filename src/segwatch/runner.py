@@ -20,9 +20,11 @@ from segwatch.core.bundle import ModelBundle
 from segwatch.core.evaluation import SAMPLE
 from segwatch.core.injection import Found
 from segwatch.core.panel import build_panel
+from segwatch.core.segment import counted, label
 from segwatch.core.training import Progress
 from segwatch.core.window import Window, length
 from segwatch.errors import DataError, ModelError, disk_error
+from segwatch.gaps import Gap, gaps_of
 from segwatch.registries import ModelVersion
 from segwatch.run import Observer, Run
 from segwatch.settings import Metric
@@ -35,7 +37,10 @@ _STALE = 24 * 3600
 
 @dataclass(frozen=True)
 class TrainSummary:
-    """What a training did. seconds: wall time by step. verdict: whether the alias champion moved to it, and why."""
+    """What a training did. counts: see `steps.counts_of`. seconds: wall time by step.
+
+    verdict: whether the alias champion moved to it, and why.
+    """
 
     window: Window
     version: ModelVersion
@@ -44,6 +49,7 @@ class TrainSummary:
     counts: Mapping[str, int]
     metrics: Mapping[str, float]
     seconds: Mapping[str, float]
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,18 +63,20 @@ class Worst:
 
 @dataclass(frozen=True)
 class InferSummary:
-    """What a scoring did. worst: segments by the size of their impact on the total."""
+    """What a scoring did. worst: segments and roll-ups by the size of their impact. gaps: data that did not arrive."""
 
     window: Window
     version: ModelVersion
     n_rows: int
     n_segments: int
+    n_rollups: int
     n_anomalies: int
     by_status: Mapping[str, int]
     worst: tuple[Worst, ...]
     features_table: str | None
     seconds: Mapping[str, float]
     warnings: tuple[str, ...] = ()
+    gaps: tuple[Gap, ...] = ()
 
 
 @dataclass
@@ -141,8 +149,10 @@ def train(run: Run, window: Window, *, force: bool = False) -> TrainSummary:
             )
             if verdict.promote:
                 version = run.registry.promote(version.name, version.version)
-        counts = dict(bundle.manifest["counts"])
-    return TrainSummary(window, version, verdict, n_rows, counts, evaluation.metrics, clock.seconds)
+        counts = steps.counts_of(bundle)
+    unknown = steps.unknown_countries(run.metric, panel.segments, window)
+    warnings = (unknown,) if unknown else ()
+    return TrainSummary(window, version, verdict, n_rows, counts, evaluation.metrics, clock.seconds, warnings)
 
 
 @dataclass(frozen=True)
@@ -208,7 +218,7 @@ def _backtest_week(run: Run, observations: pa.Table, first: np.datetime64, windo
     feather.write_feather(_within(observations, before), str(work / "observations.arrow"))
     steps.preprocess(work / "observations.arrow", run.metric, before, work / "panel", {})
     bundle = steps.train(work / "panel", run.metric_name, run.metric, work / "bundle")
-    rows = _within(observations, window.before(bundle.feature_set.lookback))
+    rows = _within(observations, steps.reading_window(bundle, window))
     stamp = {"model_version": "", "run_id": run.run_id, "scored_at": run.now}
     features = steps.feature_rows(rows, run.metric, bundle, window)
     predictions = steps.predict_rows(features, run.metric_name, run.metric, bundle, stamp)
@@ -268,17 +278,21 @@ def scoring_summary(
     """What a scoring did, from the predictions it published."""
     statuses = {row["values"]: row["counts"] for row in pc.value_counts(rows["status"]).to_pylist()}
     flagged = rows.filter(rows["is_anomaly"])
+    is_segment = pc.equal(rows["level"], metric.level)
+    segments, rollups = rows.filter(is_segment), rows.filter(pc.invert(is_segment))
     return InferSummary(
         window,
         version,
         n_rows,
-        len(pc.unique(rows["segment_id"])),
+        len(pc.unique(segments["segment_id"])),
+        len(pc.unique(rollups["segment_id"])),
         flagged.num_rows,
         statuses,
         _worst(flagged, metric),
         features_table,
         seconds,
         steps.warnings(rows, version.metrics),
+        gaps_of(rows, metric.dimensions, metric.grain),
     )
 
 
@@ -286,7 +300,7 @@ def _worst(flagged: pa.Table, metric: Metric, top: int = 5) -> tuple[Worst, ...]
     table = flagged.select([*metric.dimensions, "impact"])
     sums = table.group_by(list(metric.dimensions)).aggregate([("impact", "sum"), ([], "count_all")])
     rows = [
-        Worst("/".join(row[name] for name in metric.dimensions), row["count_all"], row["impact_sum"])
+        Worst(label(row[name] for name in metric.dimensions), row["count_all"], row["impact_sum"])
         for row in sums.to_pylist()
     ]
     return tuple(sorted(rows, key=lambda worst: (-abs(worst.impact), worst.segment))[:top])
@@ -298,9 +312,17 @@ def training_reason(run: Run, as_of: np.datetime64) -> str | None:
         champion = run.registry.resolve(steps.model_name(run.metric_name))
     except ModelError:
         return "there is no champion"
-    trained_on = ", ".join(run.metric.dimensions), run.metric.grain
-    if (champion.parameters.get("dimensions"), champion.parameters.get("grain")) != trained_on:
-        return f"the champion (version {champion.version}) was trained on other dimensions or another grain"
+    asked = {
+        "dimensions": ", ".join(run.metric.dimensions),
+        "grain": run.metric.grain,
+        "kind": run.metric.feature_set.kind,
+        "adapt_after": str(run.metric.adapt_after),
+        "max_rollup_order": str(run.metric.max_rollup_order),
+    }
+    for name, wanted in asked.items():
+        held = champion.parameters.get(name, "unknown")
+        if held != wanted:
+            return f"the champion (version {champion.version}) was trained with {name} {held}, now it is {wanted}"
     trained_to = np.datetime64(champion.parameters["window_end"], "h")
     age = (as_of.astype("datetime64[h]") - trained_to) / np.timedelta64(24, "h")
     if age >= run.metric.retrain_every:
@@ -317,8 +339,11 @@ def plan_training(run: Run, window: Window) -> dict[str, object]:
     if observations is not None:
         panel = build_panel(observations, run.metric.dimensions, window, run.metric.missing)
         enough = (~np.isnan(panel.values)).sum(axis=1) >= run.metric.min_history
-        periods = run.metric.min_history
-        plan["fits"] = f"{int(enough.sum())} of {len(panel.segments)} segments have the {periods} periods"
+        n_rollups = int(steps.whole_panel(panel, run.metric).segments.is_rollup.sum())
+        plan["fits"] = (
+            f"{int(enough.sum())} of {len(panel.segments)} segments have the {run.metric.min_history} periods"
+            + (f", {n_rollups} roll-ups besides" if n_rollups else "")
+        )
     champion = "" if run.selection else ", which becomes the champion if the gate lets it"
     return {**plan, "writes": f"a new version of {steps.model_name(run.metric_name)}{champion}"}
 
@@ -327,11 +352,12 @@ def plan_inference(run: Run, window: Window) -> dict[str, object]:
     """What `infer` would read, score and write; nothing is changed, and nothing read where reading is billed."""
     with _workspace(run) as work:
         version, bundle = steps.resolve(run.registry, run.metric_name, run.metric, work / "bundle")
-        plan, _ = _plan_reading(run, window.before(bundle.feature_set.lookback))
+        plan, _ = _plan_reading(run, steps.reading_window(bundle, window))
         return {
             **plan,
             "scores": f"{window} with version {version.version} of {version.name}"
-            f" ({bundle.status.count('ok')} fitted segments)",
+            f" ({bundle.status.count('ok')} fitted of"
+            f" {counted(*map(steps.counts_of(bundle).__getitem__, ('segments', 'rollups')))})",
             "writes": f"table {run.predictions_table}, in place of what it holds of {run.metric_name} in {window}",
         }
 
@@ -368,7 +394,8 @@ def _model_facts(run: Run, predictions: pa.Table) -> ModelFacts | None:
         trained_start=version.parameters.get("window_start", ""),
         trained_end=version.parameters.get("window_end", ""),
         registered_at=version.created_at,
-        segments_fitted=int(version.metrics.get("segments_ok", 0)),
+        segments=counted(*(int(version.metrics.get(name, 0)) for name in ("segments", "rollups"))),
+        n_fitted=int(version.metrics.get("segments_ok", 0)),
         metrics=version.metrics,
     )
 

@@ -3,9 +3,9 @@
     GET  health route     200 once the model is loaded and its digests are checked, 503 before
     POST predict route    {"instances": [...]} -> {"predictions": [...]}
 
-An instance names its segment, by `segment_id` or by the metric's dimensions, and holds every feature. Its prediction
-is {"prediction": 1 or -1, "score", "p_value", "segment_id"}; where the segment has no model these are null, and
-status and reason say why. Whatever is refused is answered with {"error": a sentence}.
+An instance names its segment, by `segment_id` or by the metric's dimensions, a roll-up by `segment_id` alone, and holds
+every feature. Its prediction is {"prediction": 1 or -1, "score", "p_value", "segment_id"}; where the segment has no
+model these are null, and status and reason say why. Whatever is refused is answered with {"error": a sentence}.
 """
 
 from __future__ import annotations
@@ -175,7 +175,10 @@ def _segment(place: str, instance: dict[str, Any], dimensions: Sequence[str]) ->
         raise DataError(f"{place}.segment_id: is missing{either}")
     absent = [name for name in dimensions if name not in instance]
     if absent:
-        raise DataError(f"{place}.{absent[0]}: is missing; a segment is named by {', '.join(dimensions)}")
+        raise DataError(
+            f"{place}.{absent[0]}: is missing; a segment is named by {', '.join(dimensions)}, a roll-up by its"
+            " segment_id alone"
+        )
     values = [instance[name] for name in dimensions]
     texts = (NULL if v is None else _text(f"{place}.{n}", v) for n, v in zip(dimensions, values, strict=True))
     return segment_id(dimensions, list(texts))

@@ -8,12 +8,15 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
+from zoneinfo import available_timezones
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as VariableError
 
+from segwatch.core.baseline import Recursion
 from segwatch.core.features import FeatureSet
+from segwatch.core.noise import Kind
 from segwatch.core.window import Grain
 from segwatch.errors import SettingsError
 
@@ -24,6 +27,7 @@ RESERVED_COLUMNS = frozenset(
     " direction status reason model_version run_id scored_at n_rows denominator".split()
 )
 _DEFAULT_MIN_HISTORY: dict[Grain, int] = {"day": 90, "hour": 1008}
+_DEFAULT_ADAPT_AFTER: dict[Grain, int] = {"day": 7, "hour": 48}
 
 _T = TypeVar("_T")
 
@@ -91,6 +95,16 @@ class Target(_Frozen):
     )
 
 
+class Holidays(_Frozen):
+    """Public holidays by a dimension's values."""
+
+    dimension: Column = Field(description="Dimension whose values are, or stand for, countries")
+    countries: dict[str, str] = Field(
+        default_factory=dict,
+        description="ISO 3166 code of each value, DE-BY for a part of one; without any the values are codes",
+    )
+
+
 class Metric(_Frozen):
     """One metric of one table, and how it is watched."""
 
@@ -113,6 +127,11 @@ class Metric(_Frozen):
     fdr: float = Field(
         0.1, gt=0, lt=1, description="Share of false alerts among the alerts of one period, across segments"
     )
+    alert_budget: float = Field(
+        0.0,
+        ge=0,
+        description="Alerts a week at most, in place of fdr; the last `holdout` periods say what keeps it; 0: fdr",
+    )
     min_history: int = Field(0, ge=0, description="Periods a segment needs to get a model; 0: 90 days or 1008 hours")
     retrain_every: int = Field(7, ge=1, description="Age in days at which segwatch run trains anew")
     holdout: int = Field(28, ge=1, description="Last periods of training that evaluate holds out")
@@ -123,6 +142,16 @@ class Metric(_Frozen):
     )
     min_impact_share: float = Field(
         0.0, ge=0, le=1, description="The same, as a share of what all segments together are expected to have"
+    )
+    adapt_after: int = Field(
+        0, ge=0, description="Anomalous periods after which a shift is the new normal; 0: 7 days or 48 hours"
+    )
+    timezone: str = Field("UTC", description="Whose hours and weeks an hourly metric follows: Europe/Rome")
+    holidays: Holidays | None = Field(None, description="Public holidays that are expected to be other than usual")
+    max_rollup_order: int = Field(
+        1,
+        ge=-1,
+        description="Sums that are watched too: 0 the total, 1 also each value of a dimension, 2 also pairs; -1 none",
     )
     settle: int = Field(0, ge=0, description="Last periods that are not scored yet, as rows may still arrive late")
     rescore: int = Field(0, ge=0, description="Periods before the last one that are scored again, for late rows")
@@ -144,15 +173,26 @@ class Metric(_Frozen):
                     f"the dimension {name!r} has the name of a column of the predictions table: make a view that"
                     " renames it"
                 )
+        if self.holidays and self.holidays.dimension not in self.dimensions:
+            raise ValueError(f"holidays.dimension is {self.holidays.dimension!r}, which is none of the dimensions")
+        if self.timezone not in available_timezones():
+            raise ValueError(f"timezone {self.timezone!r} is no time zone: name one as Europe/Rome, or UTC")
         if len({name.lower() for name in self.columns}) != len(self.columns):
             raise ValueError("time, value, denominator and dimensions must be different columns")
         if self.min_history == 0:
             object.__setattr__(self, "min_history", _DEFAULT_MIN_HISTORY[self.grain])
+        if self.adapt_after == 0:
+            object.__setattr__(self, "adapt_after", _DEFAULT_ADAPT_AFTER[self.grain])
         return self
 
     @property
     def feature_set(self) -> FeatureSet:
-        return FeatureSet(self.grain, is_count=self.missing == "zero")
+        kind: Kind = "ratio" if self.denominator else "count" if self.missing == "zero" else "value"
+        return FeatureSet(self.grain, kind)
+
+    @property
+    def recursion(self) -> Recursion:
+        return Recursion(self.feature_set, self.adapt_after, self.timezone)
 
     @property
     def sums(self) -> dict[str, str]:
@@ -405,6 +445,11 @@ missing = "zero"                    # an absent row is: zero (a count) or gap (n
 # holdout = 28                      # last periods of training that evaluate holds out
 # min_impact = 0                    # difference from the expected value below which a row is no anomaly
 # min_impact_share = 0              # the same, as a share of all segments' expected total
+# adapt_after = 7                   # anomalous periods after which a lasting shift is the new normal
+# max_rollup_order = 1              # sums watched too: 0 the total, 1 each value of a dimension, 2 pairs; -1 none
+# holidays = {dimension = "country_code"}  # public holidays to expect, by a dimension whose values are countries
+# timezone = "UTC"                  # whose hours and weeks an hourly metric follows: Europe/Rome
+# alert_budget = 0                  # alerts a week at most, in place of fdr; 0: fdr
 # settle = 0                        # last periods that are not scored yet, as rows may still arrive late
 # rescore = 0                       # periods before the last one that are scored again, for late rows
 # max_alert_increase = 20           # alerts per 1,000 rows by which a new model may exceed the champion

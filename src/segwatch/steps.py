@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,25 +18,35 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.feather as feather
 
+from segwatch.core.baseline import Baseline
 from segwatch.core.bundle import ModelBundle, Rules, write_bundle
+from segwatch.core.calendar import Days, holidays_of, lay_out
 from segwatch.core.decision import Decisions, Floors, decide
-from segwatch.core.evaluation import Gate, held_out, held_out_of, measure
-from segwatch.core.features import CONTEXT, FEATURES
-from segwatch.core.injection import Found, inject
-from segwatch.core.panel import Floats, Panel, build_panel
+from segwatch.core.evaluation import Gate, budget_threshold, held_out, held_out_of, measure
+from segwatch.core.features import CONTEXT, FEATURES, FeatureSet
+from segwatch.core.groups import Groups
+from segwatch.core.injection import Found, as_metrics, inject
+from segwatch.core.noise import Kind
+from segwatch.core.panel import Bools, Floats, History, Ints, Panel, Segments, build_panel
+from segwatch.core.replay import Pools, Series, Whole, go_through
+from segwatch.core.rollup import Rollups, with_rollups
 from segwatch.core.schema import TableSchema
 from segwatch.core.segment import Selection, describe, is_selected, shard
-from segwatch.core.training import Progress, ended_after, fit_panel
+from segwatch.core.training import Prepared, Progress, ended_after, fit_prepared
 from segwatch.core.window import Window
 from segwatch.data import predictions_schema
 from segwatch.errors import DataError, ModelError
 from segwatch.registries.base import ModelRegistry, ModelVersion
-from segwatch.settings import Metric
+from segwatch.settings import Holidays, Metric
 from segwatch.warehouses.base import Warehouse
 
+# As many segments say how much their size class would see.
+INJECTED_INTO = 100
 FEATURES_KEPT_FOR = dt.timedelta(days=1)
 _PREFIX = "dimension_"
+Texts = np.ndarray[tuple[int, int], np.dtype[np.object_]]
 _SHIFT = b"segwatch.shift"
+_KINDS: Mapping[Kind, str] = {"count": "counts", "ratio": "ratios", "value": "values of any sign"}
 # With fewer rows one event of a few segments would look like drift.
 _MIN_SHIFTED, _MIN_RATED, _RATE_MARGIN = 50, 100, 0.05
 
@@ -57,7 +67,7 @@ def predictions_table(dimensions: tuple[str, ...]) -> TableSchema:
 
 def rules(metric: Metric) -> Rules:
     """The thresholds that the settings ask of a metric's model."""
-    return Rules(metric.alpha, metric.fdr, metric.min_history)
+    return Rules(metric.alpha, metric.fdr, metric.min_history, metric.alert_budget)
 
 
 def extract(warehouse: Warehouse, metric: Metric, window: Window, to: Path) -> int:
@@ -68,25 +78,62 @@ def extract(warehouse: Warehouse, metric: Metric, window: Window, to: Path) -> i
 
 
 def preprocess(observations: Path, metric: Metric, window: Window, to: Path, selection: Selection) -> Panel:
-    """The directory `to` holds the Panel of the selected segments in the extracted observations.
+    """The directory `to` holds the Panel of the selected segments, prepared for training; see `Prepared`.
 
     Raises DataError if no segment is selected.
     """
     table = feather.read_table(str(observations))
     panel = build_panel(table, metric.dimensions, window, metric.missing)
+    whole = whole_panel(panel, metric)
+    days = days_of(metric, whole.segments, window)
+    prepared = Prepared.of(whole.without(days.masked()) if days else whole, metric.recursion, days)
     if selection:
-        # Chosen only now: whether data arrived is seen from all segments.
-        panel = _selected(panel, selection)
-    panel.save(to)
-    return Panel.load(to)
+        # Chosen only now: whether data arrived, and what groups share, is seen from all segments.
+        prepared = prepared.take(_selected(prepared.panel, selection))
+    prepared.save(to)
+    return prepared.panel
 
 
-def _selected(panel: Panel, selection: Selection) -> Panel:
+def whole_panel(panel: Panel, metric: Metric) -> Panel:
+    """The Panel with the roll-ups that the metric asks for."""
+    return _with_rollups(panel, metric.max_rollup_order, metric.feature_set)
+
+
+def days_of(metric: Metric, segments: Segments, window: Window) -> Days | None:
+    """What is known of the Window's periods beforehand."""
+    if metric.holidays is None:
+        return None
+    occasions, _ = holidays_of(metric.holidays.dimension, _countries(metric.holidays, segments), window)
+    return lay_out(occasions, segments, window)
+
+
+def _countries(holidays: Holidays, segments: Segments) -> Mapping[str, str]:
+    """Country code of each value of the dimension."""
+    if holidays.countries:
+        return holidays.countries
+    at = segments.dimensions.index(holidays.dimension)
+    return {value: value for values in segments.values if (value := values[at]) is not None}
+
+
+def unknown_countries(metric: Metric, segments: Segments, window: Window) -> str | None:
+    """A sentence on the values whose public holidays are not known; None where all are."""
+    if metric.holidays is None:
+        return None
+    _, unknown = holidays_of(metric.holidays.dimension, _countries(metric.holidays, segments), window)
+    if not unknown:
+        return None
+    return (
+        f"no public holidays are known for {metric.holidays.dimension} {', '.join(unknown[:10])}: these values go on"
+        " without; name their countries in holidays.countries"
+    )
+
+
+def _selected(panel: Panel, selection: Selection) -> list[int]:
     segments = panel.segments
     rows = [i for i, v in enumerate(segments.values) if is_selected(segments.dimensions, v, selection)]
     if not rows:
         raise DataError(f"no segment in {panel.window} has {describe(selection)}: see the values in the table")
-    return panel.take(rows)
+    return rows
 
 
 def train(panel: Path, metric_name: str, metric: Metric, to: Path, progress: Progress = _ignore) -> ModelBundle:
@@ -94,13 +141,14 @@ def train(panel: Path, metric_name: str, metric: Metric, to: Path, progress: Pro
 
     Raises DataError if not one segment could be fitted, naming the first one's reason.
     """
-    return _fitted(_fit(Panel.load(panel), metric_name, metric, to, progress))
+    prepared = Prepared.load(panel, metric.recursion)
+    return _within_budget(_fitted(_fit(prepared, metric_name, metric, to, progress)), prepared, metric)
 
 
 def train_shard(panel: Path, metric_name: str, metric: Metric, to: Path, number: int, shards: int) -> ModelBundle:
     """The directory `to` holds the bundle of the segments of one shard, of so many, for `join`."""
-    loaded = Panel.load(panel)
-    rows = [i for i, id_ in enumerate(loaded.segments.ids) if shard(id_, shards) == number]
+    loaded = Prepared.load(panel, metric.recursion)
+    rows = [i for i, id_ in enumerate(loaded.panel.segments.ids) if shard(id_, shards) == number]
     return _fit(loaded.take(rows), metric_name, metric, to, _ignore)
 
 
@@ -109,19 +157,27 @@ def join(panel: Path, metric_name: str, metric: Metric, parts: Sequence[Path], t
 
     Raises DataError as `train` does.
     """
-    loaded = Panel.load(panel)
+    loaded = Prepared.load(panel, metric.recursion)
     places = {
         id_: (bundle, position)
         for bundle in map(ModelBundle.open, parts)
         for id_, position in bundle.history.segments.position.items()
     }
-    fitted = (bundle.fitted(position) for bundle, position in map(places.__getitem__, loaded.segments.ids))
-    return _fitted(write_bundle(to, metric_name, loaded, metric.feature_set, rules(metric), fitted))
+    fitted = (bundle.fitted(position) for bundle, position in map(places.__getitem__, loaded.panel.segments.ids))
+    bundle = _fitted(write_bundle(to, metric_name, loaded, rules(metric), fitted, metric.max_rollup_order))
+    return _within_budget(bundle, loaded, metric)
 
 
-def _fit(panel: Panel, metric_name: str, metric: Metric, to: Path, progress: Progress) -> ModelBundle:
-    fitted = fit_panel(panel, metric.feature_set, metric.min_history, progress)
-    return write_bundle(to, metric_name, panel, metric.feature_set, rules(metric), fitted)
+def _fit(prepared: Prepared, metric_name: str, metric: Metric, to: Path, progress: Progress) -> ModelBundle:
+    fitted = fit_prepared(prepared, metric.min_history, progress)
+    return write_bundle(to, metric_name, prepared, rules(metric), fitted, metric.max_rollup_order)
+
+
+def _within_budget(bundle: ModelBundle, prepared: Prepared, metric: Metric) -> ModelBundle:
+    """The bundle; where alerts have a budget, with the threshold that keeps it."""
+    if not metric.alert_budget:
+        return bundle
+    return bundle.with_threshold(budget_threshold(bundle, prepared, metric.holdout, metric.alert_budget))
 
 
 def _fitted(bundle: ModelBundle) -> ModelBundle:
@@ -159,17 +215,20 @@ def evaluate(
     The candidate's numbers are those of models fitted without these periods. Compared are the periods after the
     champion's training; where there are none, both bundles as they are, so that neither knows more than the other.
     """
-    loaded = Panel.load(panel)
-    rows = held_out(loaded, metric.feature_set, rules(metric), metric.holdout, progress)
-    metrics = measure(rows, rules(metric))
+    loaded = Prepared.load(panel, metric.recursion)
+    asked = candidate.rules_for(rules(metric))
+    rows = held_out(loaded, asked, metric.holdout, progress)
+    sample = loaded.take(np.argsort(loaded.panel.segments.ids)[:INJECTED_INTO])
+    found = list(inject(sample, asked, metric.holdout)) if metric.holdout < len(loaded.panel.window) else []
+    metrics = {**measure(rows, asked), **as_metrics(found)}
     if champion is None:
         return Evaluation(metrics, None)
     theirs = held_out_of(champion, loaded, metric.holdout)
-    if champion.window.end >= loaded.window.end:
+    if champion.window.end >= loaded.panel.window.end:
         rows = held_out_of(candidate, loaded, metric.holdout)
     gate = Gate(metric.max_alert_increase, metric.max_recall_loss)
     ours, theirs = rows.same_as(theirs), theirs.same_as(rows)
-    return Evaluation(metrics, gate.objection(measure(ours, rules(metric)), measure(theirs, champion.rules)))
+    return Evaluation(metrics, gate.objection(measure(ours, asked), measure(theirs, champion.rules)))
 
 
 def detectability(panel: Path, metric: Metric, progress: Progress = _ignore) -> list[Found]:
@@ -177,10 +236,12 @@ def detectability(panel: Path, metric: Metric, progress: Progress = _ignore) -> 
 
     Raises DataError if no segment has enough history before them.
     """
-    loaded = Panel.load(panel)
-    if metric.holdout >= len(loaded.window):
-        raise DataError(f"{loaded.window} is no longer than the {metric.holdout} periods of holdout: widen --start")
-    found = list(inject(loaded, metric.feature_set, rules(metric), metric.holdout, progress))
+    loaded = Prepared.load(panel, metric.recursion)
+    if metric.holdout >= len(loaded.panel.window):
+        raise DataError(
+            f"{loaded.panel.window} is no longer than the {metric.holdout} periods of holdout: widen --start"
+        )
+    found = list(inject(loaded, rules(metric), metric.holdout, progress))
     if not found:
         raise DataError(f"no segment has {metric.min_history} periods before the last {metric.holdout}: widen --start")
     return found
@@ -207,13 +268,16 @@ def register(
     it at the gate.
     """
     manifest = bundle.manifest
-    counts = {f"segments_{name}": float(n) for name, n in manifest["counts"].items()}
+    counts = {name: float(n) for name, n in counts_of(bundle).items()}
     parameters = {
-        **{name: str(value) for name, value in manifest["rules"].items()},
+        **{name: str(value) for name, value in manifest["rules"].items() if value is not None},
         "window_start": manifest["window"]["start"],
         "window_end": manifest["window"]["end"],
         "dimensions": ", ".join(manifest["dimensions"]),
         "grain": manifest["feature_set"]["grain"],
+        "kind": manifest["feature_set"]["kind"],
+        "adapt_after": str(manifest["adapt_after"]),
+        "max_rollup_order": str(manifest["max_rollup_order"]),
         "feature_set": f"{manifest['feature_set']['name']} v{manifest['feature_set']['version']}",
         "data_digest": manifest["data_digest"],
     }
@@ -229,6 +293,15 @@ def register(
         metrics={**counts, **metrics},
         tags={"segwatch.run_id": run_id, **{key: value for key, value in origin.items() if value}},
     )
+
+
+def counts_of(bundle: ModelBundle) -> dict[str, int]:
+    """Numbers of segments and rollups, and under `segments_STATUS` of both together by what became of them."""
+    n_rollups = int(bundle.history.segments.is_rollup.sum())
+    counts = {"segments": len(bundle.status) - n_rollups, "rollups": n_rollups}
+    for status in bundle.status:
+        counts[f"segments_{status}"] = counts.get(f"segments_{status}", 0) + 1
+    return counts
 
 
 @dataclass(frozen=True)
@@ -251,14 +324,22 @@ def judge(objection: str | None, selection: Selection, force: bool) -> Verdict:
 def resolve(registry: ModelRegistry, metric_name: str, metric: Metric, to: Path) -> tuple[ModelVersion, ModelBundle]:
     """The exact version that `champion` points to, downloaded to `to` and checked.
 
-    Raises ModelError if there is none or it is damaged, DataError if it was trained on other dimensions.
+    Raises ModelError if there is none or it is damaged, DataError if it was trained on other dimensions, on another
+    grain or on values of another kind.
     """
     version = registry.resolve(model_name(metric_name))
     bundle = ModelBundle.open(registry.download(version, to))
     if bundle.dimensions != metric.dimensions or bundle.feature_set != metric.feature_set:
+        theirs, ours = (
+            f"dimensions {', '.join(dimensions)}, grain {features.grain}, {_KINDS[features.kind]}"
+            for dimensions, features in (
+                (bundle.dimensions, bundle.feature_set),
+                (metric.dimensions, metric.feature_set),
+            )
+        )
         raise DataError(
-            f"version {version.version} of {version.name} was trained on other settings (dimensions"
-            f" {', '.join(bundle.dimensions)}, grain {bundle.feature_set.grain}): run `segwatch train`"
+            f"version {version.version} of {version.name} was trained on other settings ({theirs}) than these ({ours}):"
+            " run `segwatch train`"
         )
     return version, bundle
 
@@ -280,17 +361,71 @@ def featurize(
     Raises ModelError if the model is older than `max_model_age` allows.
     """
     _check_age(bundle, metric, window)
-    observations = warehouse.observations(metric, window.before(bundle.feature_set.lookback))
+    observations = warehouse.observations(metric, reading_window(bundle, window))
     rows = feature_rows(observations, metric, bundle, window)
     name = warehouse.write_features(run_id, rows, now + FEATURES_KEPT_FOR)
-    return FeatureRows(name, rows.num_rows, pc.sum(pc.equal(rows["status"], "ok")).as_py() or 0)
+    return FeatureRows(name, rows.num_rows, rows.num_rows - rows[FEATURES[0]].null_count)
+
+
+def reading_window(bundle: ModelBundle, window: Window) -> Window:
+    """What has to be read to score a Window: all since the end of training, whose states the bundle has.
+
+    A Window that begins before that end is gone through from the beginning of training on.
+    """
+    start = bundle.window.end if window.start >= bundle.window.end else min(bundle.window.start, window.start)
+    return Window(start, window.end, window.grain)
 
 
 def feature_rows(observations: pa.Table, metric: Metric, bundle: ModelBundle, window: Window) -> pa.Table:
-    """The Window's rows from observations of it and the lookback before it, as `featurize` writes them."""
-    wide = window.before(bundle.feature_set.lookback)
-    panel = build_panel(observations, metric.dimensions, wide, metric.missing, bundle.history)
-    return pa.concat_tables(_feature_rows(panel, bundle, window))
+    """The Window's rows from observations of its `reading_window`, as `featurize` writes them."""
+    wide = reading_window(bundle, window)
+    features = bundle.feature_set
+    leaves = build_panel(observations, metric.dimensions, wide, metric.missing, bundle.history.leaves)
+    panel = _with_rollups(leaves, bundle.manifest["max_rollup_order"], features, bundle.history)
+    groups = Groups.of(panel.segments)
+    goes_on = wide.start == bundle.window.end
+    state = _states(panel, bundle, goes_on)
+    pools = bundle.pools(groups) if goes_on else Pools.fresh(groups)
+    days = days_of(metric, panel.segments, wide)
+    panel = panel.without(days.masked()) if days else panel
+    whole = Whole(Series.of(panel, state.scale, bundle.recursion.timezone), groups, Rollups.of(panel), days)
+    _, contexts = go_through(whole, bundle.recursion, state, pools, len(window))
+    status = _status(panel, bundle, window, features.is_complete(contexts))
+    born = window.times[None, :] >= panel.history.first_seen[:, None]
+    tables = []
+    for part in panel.chunks(500_000):
+        i, j = np.nonzero(born[part])
+        tables.append(_feature_table(panel, bundle, window, i + part.start, j, status, contexts))
+    return pa.concat_tables(tables)
+
+
+def _with_rollups(panel: Panel, max_order: int, features: FeatureSet, known: History | None = None) -> Panel:
+    """The Panel with its roll-ups; values of any sign, as temperatures are, have none."""
+    return with_rollups(panel, max_order, known) if features.is_count else panel
+
+
+def _states(panel: Panel, bundle: ModelBundle, goes_on: bool) -> Baseline:
+    """The states before the Panel: those at the end of training where it goes on from there, else new ones.
+
+    Segments that training has not met are new in any case.
+    """
+    known, features = bundle.state(), bundle.feature_set
+    scale = features.segment_scale(panel.values[len(known) :])
+    if goes_on:
+        return known.joined(Baseline.fresh(scale, features))
+    return Baseline.fresh(np.concatenate([known.scale, scale]), features)
+
+
+def _status(panel: Panel, bundle: ModelBundle, window: Window, is_complete: Bools) -> Texts:
+    """(n_segments, n_times) statuses of the Window's rows."""
+    n_new = len(panel.segments) - len(bundle.status)
+    of_segments = np.array([*bundle.status, *["new_segment"] * n_new], dtype=object)
+    status = np.repeat(of_segments[:, None], len(window), axis=1)
+    fitted = status == "ok"
+    values = np.asarray(panel.values)[:, -len(window) :]
+    status[fitted & (np.isnan(values) | ~is_complete)] = "no_data"
+    status[fitted & panel.ended(ended_after(bundle.feature_set))[:, -len(window) :]] = "ended"
+    return status
 
 
 def _check_age(bundle: ModelBundle, metric: Metric, window: Window) -> None:
@@ -302,63 +437,38 @@ def _check_age(bundle: ModelBundle, metric: Metric, window: Window) -> None:
         )
 
 
-def _feature_rows(panel: Panel, bundle: ModelBundle, window: Window) -> Iterator[pa.Table]:
-    """The rows of each chunk of segments."""
-    n_known = len(bundle.history.segments)
-    width = len(window)
-    features = bundle.feature_set
-    statuses = np.array([*bundle.status, *["new_segment"] * (len(panel.segments) - n_known)], dtype=object)
-    ended = panel.ended(ended_after(features))[:, -width:]
-    for part in panel.chunks(500_000):
-        values = np.asarray(panel.values[part])
-        ids = np.arange(len(panel.segments))[part]
-        known = ids < n_known
-        scale = np.where(known, bundle.scale[np.minimum(ids, n_known - 1)], 1.0)
-        context = features.context(values, scale)[:, -width:]
-        values = values[:, -width:]
-        complete = features.is_complete(context)
-        status = np.repeat(statuses[part][:, None], width, axis=1)
-        fit = status == "ok"
-        status[fit & (np.isnan(values) | ~complete)] = "no_data"
-        status[fit & ended[part]] = "ended"
-        born = window.times[None, :] >= panel.history.first_seen[part][:, None]
-        i, j = np.nonzero(born)
-        yield _feature_table(
-            panel, bundle, ids[i], window.times[j], values[i, j], status[i, j], context[i, j], scale[i]
-        )
-
-
 def _feature_table(
-    panel: Panel,
-    bundle: ModelBundle,
-    positions: np.ndarray[tuple[int], np.dtype[np.int64]],
-    times: np.ndarray[tuple[int], np.dtype[np.datetime64]],
-    values: Floats,
-    status: np.ndarray[tuple[int], np.dtype[np.object_]],
-    context: Floats,
-    scale: Floats,
+    panel: Panel, bundle: ModelBundle, window: Window, positions: Ints, columns: Ints, status: Texts, contexts: Floats
 ) -> pa.Table:
-    ok = status == "ok"
-    X = bundle.feature_set.features(values, context, scale)
+    """The rows of the segments at `positions` and the Window's periods at `columns`, (n_rows,) each."""
+    values = np.asarray(panel.values)[:, -len(window) :][positions, columns]
+    if panel.exposure is not None:
+        values = values / np.asarray(panel.exposure)[:, -len(window) :][positions, columns]
+    context, of_rows = contexts[positions, columns], status[positions, columns]
+    ok = of_rows == "ok"
+    # A segment that ended keeps its score: it would be wrong of a table to have holes where nothing is missing.
+    scorable = ok | ((of_rows == "ended") & ~np.isnan(values) & bundle.feature_set.is_complete(context))
+    X = bundle.feature_set.features(values, context)
     segments = panel.segments
     reasons = [
         None if good else _reason(panel, bundle, int(i), s, v)
-        for good, i, s, v in zip(ok, positions, status, values, strict=True)
+        for good, i, s, v in zip(ok, positions, of_rows, values, strict=True)
     ]
-    columns: dict[str, pa.Array] = {
+    table: dict[str, pa.Array] = {
         "segment_id": pa.array([segments.ids[i] for i in positions], pa.string()),
         **{
             _PREFIX + name: pa.array([segments.values[i][d] for i in positions], pa.string())
             for d, name in enumerate(segments.dimensions)
         },
-        "ts": pa.array(times.astype("datetime64[us]")),
+        "level": pa.array([segments.levels[i] for i in positions], pa.string()),
+        "ts": pa.array(window.times[columns].astype("datetime64[us]")),
         "value": pa.array(values, from_pandas=True),
-        "status": pa.array(status, pa.string()),
+        "status": pa.array(of_rows, pa.string()),
         "reason": pa.array(reasons, pa.string()),
-        **{name: pa.array(context[:, k], mask=~ok) for k, name in enumerate(CONTEXT)},
-        **{name: pa.array(X[:, k], mask=~ok) for k, name in enumerate(FEATURES)},
+        **{name: pa.array(context[:, k], mask=~scorable, from_pandas=True) for k, name in enumerate(CONTEXT)},
+        **{name: pa.array(X[:, k], mask=~scorable) for k, name in enumerate(FEATURES)},
     }
-    return pa.table(columns)
+    return pa.table(table)
 
 
 def _reason(panel: Panel, bundle: ModelBundle, position: int, status: str, value: float) -> str:
@@ -368,7 +478,7 @@ def _reason(panel: Panel, bundle: ModelBundle, position: int, status: str, value
     if status == "ended":
         return f"no row since {panel.history.last_seen[position]}"
     if status == "no_data":
-        return "the data of this period did not arrive" if np.isnan(value) else "too many gaps before it"
+        return "the data of this period did not arrive" if np.isnan(value) else "too few periods before it"
     return bundle.reason[position] or status
 
 
@@ -397,15 +507,19 @@ def predict_rows(
     progress: Progress = _ignore,
 ) -> pa.Table:
     """The predictions of feature rows; see `predict`."""
-    ok = rows.filter(pc.equal(rows["status"], "ok"))
+    has_features = pc.is_valid(rows[FEATURES[0]])
+    ok = rows.filter(has_features)
     contexts, X = (np.column_stack([ok[name].to_numpy() for name in names]) for names in (CONTEXT, FEATURES))
     ids = ok["segment_id"].to_pylist()
     periods = ok["ts"].to_numpy().astype("datetime64[us]").astype(np.int64)
     values = ok["value"].to_numpy()
     floors = Floors(metric.min_impact, metric.min_impact_share)
-    decisions = decide(bundle, ids, periods, values, contexts, X, progress, floors, rules(metric))
+    is_rollup = ok["level"].to_numpy() != metric.level
+    asked = bundle.rules_for(rules(metric))
+    is_over = ok["status"].to_numpy() == "ended"
+    decisions = decide(bundle, ids, periods, values, contexts, X, progress, floors, asked, is_rollup, is_over)
     scored = _predictions(ok, metric_name, metric, stamp, decisions)
-    rest = _predictions(rows.filter(pc.not_equal(rows["status"], "ok")), metric_name, metric, stamp, None)
+    rest = _predictions(rows.filter(pc.invert(has_features)), metric_name, metric, stamp, None)
     return pa.concat_tables([scored, rest]).replace_schema_metadata({_SHIFT: json.dumps(bundle.shift(ids, X))})
 
 
@@ -442,7 +556,7 @@ def _predictions(
     schema = predictions_table(metric.dimensions).arrow()
     columns: dict[str, pa.Array | pa.ChunkedArray] = {
         "metric": pa.repeat(metric_name, n),
-        "level": pa.repeat(metric.level, n),
+        "level": rows["level"],
         **{name: rows[_PREFIX + name] for name in metric.dimensions},
         **{name: rows[name] for name in ("segment_id", "value", "status", "reason")},
         "ts": rows["ts"].cast(pa.timestamp("us")).cast(pa.timestamp("us", tz="UTC")),
@@ -469,8 +583,14 @@ def _decision_columns(rows: pa.Table, decisions: Decisions) -> dict[str, pa.Arra
         "prediction": pa.array(decisions.prediction),
         "is_anomaly": pa.array(decisions.is_anomaly),
         "direction": directions,
-        "reason": pa.array(["pattern"] * rows.num_rows, pa.string(), mask=~decisions.is_pattern),
+        "reason": pc.coalesce(_said(decisions), rows["reason"].combine_chunks()),
     }
+
+
+def _said(decisions: Decisions) -> pa.Array:
+    """Why a row is an anomaly although its value alone is none, or none although it is improbable."""
+    words = np.where(decisions.is_pattern, "pattern", "ongoing")
+    return pa.array(words, pa.string(), mask=~(decisions.is_pattern | decisions.is_ongoing))
 
 
 def select(predictions: pa.Table, selection: Selection, window: Window) -> pa.Table:

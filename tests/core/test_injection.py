@@ -1,14 +1,14 @@
 import numpy as np
 import pytest
 
-from segwatch.core.injection import INJECTIONS, Injection, by_size, inject
+from segwatch.core.injection import INJECTIONS, Injection, as_metrics, by_size, inject
 
-from .test_evaluation import FEATURES, HOLDOUT, RULES, panel
+from .test_evaluation import HOLDOUT, RULES, prepared
 
 
 @pytest.fixture(scope="module")
 def found():
-    return list(inject(panel(), FEATURES, RULES, HOLDOUT))
+    return list(inject(prepared(), RULES, HOLDOUT))
 
 
 def test_each_event_is_injected_once_a_week_and_large_ones_are_found_at_once(found):
@@ -29,7 +29,7 @@ def test_larger_changes_are_found_more_often_and_earlier(found):
 
 
 def test_the_smallest_drop_is_where_found_and_missed_part(found):
-    calm, wild = found, list(inject(panel(noise=0.2), FEATURES, RULES, HOLDOUT))
+    calm, wild = found, list(inject(prepared(noise=0.2), RULES, HOLDOUT))
     for one in calm:
         assert 0.08 < one.smallest_drop < 0.35
         assert 0.08 < one.smallest_rise < 0.5
@@ -41,3 +41,12 @@ def test_every_kind_changes_what_it_says():
     assert Injection("drop", 0.4).apply(values).tolist() == [6, 12, 18, 24]
     assert Injection("drift_down", 0.4).apply(values).tolist() == [9, 16, 21, 24]
     assert Injection("flat_line", 1.0).apply(values).tolist() == [10, 10, 10, 10]
+
+
+def test_what_is_registered_is_what_was_found_by_size(found):
+    metrics, sizes = as_metrics(found), by_size(found)
+    names = [f"{one.low:.0f}_to_{one.high:.0f}" for one in sizes]
+    for name, one in zip(names, sizes, strict=True):
+        assert metrics[f"found_{name}_drop_40"] == one.recalls[Injection("drop", 0.4)]
+        assert metrics[f"found_{name}_zero_out"] == 1.0
+        assert metrics[f"smallest_drop_{name}"] == one.smallest_drop

@@ -4,11 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segwatch.core.features import FeatureSet
 from segwatch.core.panel import Panel, build_panel
 from segwatch.core.schema import observations_schema
 from segwatch.core.segment import label, segment_id
-from segwatch.core.training import fit_segment
 from segwatch.core.window import Window, length
 from segwatch.errors import DataError, UsageError
 
@@ -199,53 +197,3 @@ def test_ids_tell_apart_what_labels_do_not():
 def test_an_empty_window_is_refused():
     with pytest.raises(UsageError, match="is empty"):
         Window(np.datetime64("2024-03-01"), np.datetime64("2024-03-01"))
-
-
-@pytest.mark.parametrize("is_count", [True, False])
-def test_features_are_the_same_to_the_last_bit_wherever_the_matrix_begins(is_count):
-    rng = np.random.default_rng(0)
-    values = rng.poisson(50, (4, 400)).astype(float) - (0 if is_count else 45)
-    values[rng.random(values.shape) < 0.05] = np.nan
-    features = FeatureSet("day", is_count)
-    scale = features.segment_scale(values)
-
-    def of(matrix):
-        return features.features(matrix, features.context(matrix, scale), scale[:, None])
-
-    whole = of(values)
-    for start in (100, 101, 233):
-        part = of(values[:, start:])[:, features.lookback :]
-        np.testing.assert_array_equal(part, whole[:, start + features.lookback :])
-
-
-def test_the_definition_of_the_features_has_not_changed_under_its_version():
-    values = (20 + 10 * np.sin(np.arange(120) * 2 * np.pi / 7) + np.arange(120) % 5)[None, :]
-    features = FeatureSet("day", True)
-    scale = features.segment_scale(values)
-    last = features.features(values, features.context(values, scale), scale[:, None])[0, -1]
-    assert features.version == 2
-    np.testing.assert_allclose(last, GOLDEN, rtol=1e-9)
-
-
-GOLDEN = [
-    0.01308038291728808,
-    0.01200041544250425,
-    0.017471581041796413,
-    0.007911859389402587,
-    0.0027020513075539337,
-    0.019325733685422977,
-    0.0,
-]
-
-
-def test_one_count_more_or_less_is_no_anomaly_in_a_segment_that_never_moved():
-    values = np.full(400, 2.0)
-    values[30], values[330:] = 1.0, np.where(np.arange(70) % 3 == 0, 1.0, 2.0)
-    features = FeatureSet("day", True)
-    detector = fit_segment(values[:330], np.ones(330, bool), features, 90).detector
-    scale = np.ones(1)
-    context = features.context(values[None, :], scale)[0, 330:]
-    p_values = detector.p_value(features.features(values[330:], context, scale))
-    assert p_values.min() > 1e-3
-    many = np.full(1, 9.0)
-    assert detector.p_value(features.features(many, context[:1], scale)).max() < 1e-3

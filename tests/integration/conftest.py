@@ -29,6 +29,9 @@ value = "eur"
 dimensions = ["country"]
 missing = "MISSING"
 """
+# The generator's nine segments have seven roll-ups: the total, three platforms and three channels of one country.
+SEGMENTS, ROLLUPS = 9, 7
+WATCHED = SEGMENTS + ROLLUPS
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("SEGWATCH_")}
 
 

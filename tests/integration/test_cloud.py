@@ -15,6 +15,7 @@ from segwatch.warehouses import open_warehouse
 
 from ..fakes.pipelines import PipelinesFake
 from ..fakes.vertex import VertexFake
+from .conftest import WATCHED
 
 END, SPLIT = "2026-11-24", "2026-11-20"
 WINDOW = Window(np.datetime64(SPLIT), np.datetime64(END))
@@ -128,7 +129,7 @@ def test_the_cloud_gives_the_predictions_that_one_laptop_gives(tmp_path, segwatc
     laptop.mkdir()
     segwatch(laptop, "init")
     expected, _ = run_main_job(segwatch, laptop)
-    assert found.num_rows == 9 * 4
+    assert found.num_rows == WATCHED * 4
     assert found.equals(expected)
     assert tables == ["new_users_metrics", "new_users_metrics_labels", "predictions"]
 

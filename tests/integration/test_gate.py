@@ -3,7 +3,7 @@
 import duckdb
 import pytest
 
-from .conftest import END, SPLIT
+from .conftest import END, SPLIT, WATCHED
 
 
 @pytest.fixture
@@ -68,19 +68,20 @@ def test_a_model_that_is_too_old_scores_nothing(folder, segwatch):
     said = segwatch(folder, "infer", "--as-of", "2026-11-13", code=3).stderr
     assert "trained to 2026-11-04, 8 days before 2026-11-12, and max_model_age is 7" in said
     with duckdb.connect(folder / "segwatch.duckdb", read_only=True) as connection:
-        assert connection.execute("select count(*) from predictions").fetchone() == (9,)
+        assert connection.execute("select count(*) from predictions").fetchone() == (WATCHED,)
         tables = [name for (name,) in connection.execute("select table_name from duckdb_tables()").fetchall()]
     assert not any(name.startswith("segwatch_features_") for name in tables)
 
 
 def test_infer_warns_where_the_data_are_no_longer_what_they_were(folder, segwatch):
-    score = ("infer", "--start", SPLIT, "--end", END)
+    # A week in which nothing else happens, and before the change is the new normal.
+    score = ("infer", "--start", "2026-11-14", "--end", "2026-11-21")
     assert "warning" not in segwatch(folder, *score).stderr
     with duckdb.connect(folder / "segwatch.duckdb") as connection:
         connection.execute(
-            f"update new_users_metrics set new_users = (new_users * 0.4)::int where created_at >= date '{SPLIT}'"
+            "update new_users_metrics set new_users = (new_users * 0.4)::int where created_at >= date '2026-11-14'"
         )
     for runner in ("local", "kfp-local"):
         said = " ".join(segwatch(folder, *score, "--runner", runner).stderr.split())
-        assert "spreads from training's in the feature d4" in said
+        assert "spreads from training's in the feature long" in said
         assert "of 1,000 rows alert where" in said

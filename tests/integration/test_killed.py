@@ -13,7 +13,7 @@ import pytest
 from segwatch.core.bundle import ModelBundle
 from segwatch.registries import open_registry
 
-from .conftest import END, SPLIT
+from .conftest import END, SPLIT, WATCHED
 
 MOMENTS = 25
 
@@ -74,7 +74,7 @@ def test_killed_at_any_moment_it_leaves_old_or_new_and_the_next_run_ends_right(t
         else:
             # Machines are not evenly fast: the moments follow the fastest run seen.
             usual_seconds = min(usual_seconds, time.monotonic() - start)
-        assert [count for _, count in published(tmp_path)] == [9 * 20]
+        assert [count for _, count in published(tmp_path)] == [WATCHED * 20]
         champion = registry.resolve("segwatch-new_users")
         ModelBundle.open(registry.download(champion, tmp_path / f"model-{i}"))
         if killed == MOMENTS:
@@ -82,7 +82,7 @@ def test_killed_at_any_moment_it_leaves_old_or_new_and_the_next_run_ends_right(t
     assert killed == MOMENTS
     segwatch(tmp_path, *arguments)
     segwatch(tmp_path, *score)
-    assert [count for _, count in published(tmp_path)] == [9 * 20]
+    assert [count for _, count in published(tmp_path)] == [WATCHED * 20]
     with duckdb.connect(tmp_path / "segwatch.duckdb", read_only=True) as connection:
         newest = connection.execute("select distinct model_version from predictions").fetchall()
     assert newest == [(registry.resolve("segwatch-new_users").version,)]

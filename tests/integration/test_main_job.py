@@ -12,10 +12,12 @@ import pytest
 
 from segwatch.console import QuietObserver
 from segwatch.run import open_run, scoring_window
-from segwatch.runner import infer
+from segwatch.runner import infer, training_reason
 from segwatch.settings import load_settings
 
-from .conftest import END, SPLIT
+from .conftest import END, ROLLUPS, SEGMENTS, SPLIT, WATCHED
+
+NOW = dt.datetime(2026, 11, 24, 6, tzinfo=dt.UTC)
 
 
 def predictions(folder, columns="* exclude (run_id, scored_at)"):
@@ -26,7 +28,7 @@ def predictions(folder, columns="* exclude (run_id, scored_at)"):
 def test_every_segment_and_day_gets_one_row_and_a_second_run_leaves_the_same_table(trained, segwatch):
     segwatch(trained, "infer", "--start", SPLIT, "--end", END)
     first = predictions(trained)
-    assert len(first) == 9 * 20
+    assert len(first) == WATCHED * 20
     segwatch(trained, "infer", "--start", SPLIT, "--end", END)
     pd.testing.assert_frame_equal(first, predictions(trained))
 
@@ -38,9 +40,8 @@ def test_a_value_is_outside_its_bounds_exactly_where_it_is_an_anomaly(trained, s
     segwatch(trained, "infer", "--start", SPLIT, "--end", END)
     rows = predictions(trained).query("status == 'ok'")
     np.testing.assert_allclose(rows["impact"], rows["value"] - rows["expected"])
-    np.testing.assert_allclose(
-        rows["impact_share"], rows["impact"] / rows.groupby("ts")["expected"].transform("sum"), rtol=1e-9
-    )
+    totals = rows[rows["level"] == "country_code/platform/channel"].groupby("ts")["expected"].sum()
+    np.testing.assert_allclose(rows["impact_share"], rows["impact"] / rows["ts"].map(totals), rtol=1e-9)
     flagged = rows[rows["is_anomaly"]]
     floor = {"": 0.0, "min_impact = 100": 100, "min_impact_share = 0.02": 0.02}[floors]
     assert (flagged["impact_share" if "share" in floors else "impact"].abs() >= floor).all()
@@ -96,8 +97,9 @@ def test_the_temporary_table_goes_unless_it_is_kept(trained, segwatch):
 def test_dry_runs_change_nothing(trained, segwatch):
     before = (trained / "segwatch.duckdb").read_bytes()
     said = segwatch(trained, "--log-format", "json", "train", "--as-of", SPLIT, "--dry-run").stderr
-    assert "9 of 9 segments" in said
-    segwatch(trained, "infer", "--as-of", SPLIT, "--dry-run")
+    assert "9 of 9 segments have the 90 periods, 7 roll-ups besides" in said
+    said = segwatch(trained, "infer", "--as-of", SPLIT, "--dry-run").stderr
+    assert "(16 fitted of 9 segments and 7 roll-ups)" in " ".join(said.split())
     assert (trained / "segwatch.duckdb").read_bytes() == before
 
 
@@ -127,6 +129,19 @@ def test_the_daily_job_trains_only_when_the_champion_is_missing_or_old(tmp_path,
     ]
 
 
+def test_a_version_says_what_it_watches_and_how(trained, segwatch):
+    shown = segwatch(trained, "models", "show", "1").stdout.splitlines()
+    for line in (
+        "kind\tcount",
+        "adapt_after\t7",
+        "max_rollup_order\t1",
+        f"segments\t{SEGMENTS}",
+        f"rollups\t{ROLLUPS}",
+    ):
+        assert line in shown
+    assert "of 9 segments and 7 roll-ups" in segwatch(trained, "doctor").stdout
+
+
 def test_training_a_selection_does_not_move_the_champion(trained_template, segwatch):
     segwatch(trained_template, "train", "--as-of", SPLIT, "--select", "channel=paid")
     assert "version\t1" in segwatch(trained_template, "models", "show").stdout
@@ -142,7 +157,7 @@ model = mlflow.pyfunc.load_model("models:/segwatch-new_users/1")
 import sys; sys.stdout.write(str(type(model.unwrap_python_model() if 0 else model)))
 from segwatch.core.segment import segment_id
 id_ = segment_id(("country_code", "platform", "channel"), ("it", "ios", "paid"))
-frame = pd.DataFrame(np.vstack([np.zeros(7), np.full(7, 50.0)]), columns=list(FEATURES)).assign(segment_id=id_)
+frame = pd.DataFrame(np.vstack([np.zeros(5), np.full(5, 50.0)]), columns=list(FEATURES)).assign(segment_id=id_)
 out = model.predict(frame)
 assert out["prediction"].tolist() == [1, -1], out
 assert out["score"].is_monotonic_increasing and out["p_value"].is_monotonic_decreasing
@@ -177,8 +192,7 @@ def test_an_alias_that_moves_during_a_run_changes_nothing_for_it(tmp_path, segwa
                 yield progress
 
     settings = load_settings(tmp_path / "segwatch.toml")
-    now = dt.datetime(2026, 11, 24, 6, tzinfo=dt.UTC)
-    with open_run(settings, None, "new_users", {}, tmp_path / "runs", Meddler(), now) as run:
+    with open_run(settings, None, "new_users", {}, tmp_path / "runs", Meddler(), NOW) as run:
         summary = infer(run, scoring_window(run))
     assert summary.version.version == "2"
     assert predictions(tmp_path)["model_version"].unique().tolist() == ["2"]
@@ -198,10 +212,12 @@ def test_late_rows_are_waited_for_and_scored_again(trained, segwatch):
     segwatch(trained, "data", "insert", "--from", "late.csv")
     segwatch(trained, "infer", "--as-of", "2026-11-21")
     again = predictions(trained)
-    assert len(again) == len(first) + 9
+    assert len(again) == len(first) + WATCHED
     late = again.query("value == 123456")
     assert late["is_anomaly"].tolist() == [True]
     assert late["ts"].dt.strftime("%Y-%m-%d").tolist() == ["2026-11-16"]
+    totals = again.query("level == 'total' and is_anomaly")
+    assert totals["ts"].dt.strftime("%Y-%m-%d").tolist() == ["2026-11-16"]
 
 
 def test_a_period_that_is_not_over_is_not_scored(trained, segwatch):
@@ -226,7 +242,7 @@ def test_evaluate_says_what_would_have_been_found_and_changes_nothing(trained, s
     assert "alerts per 1,000 rows; smallest drop" in said
     assert "zero out" in said and "drift down" in said
     table = pd.read_csv(trained / "found.csv")
-    assert len(table) == 9 and (table["smallest_drop"].dropna() < 1).all()
+    assert len(table) == WATCHED and (table["smallest_drop"].dropna() < 1).all()
     assert (trained / "segwatch.duckdb").read_bytes() == before
     assert "widen --start" in segwatch(trained, "evaluate", "--as-of", END, "--start", "2026-11-10", code=3).stderr
     assert "version\t1" in segwatch(trained, "models", "show").stdout
@@ -268,4 +284,22 @@ def test_the_daily_job_trains_where_the_champion_has_other_dimensions(tmp_path, 
     path = tmp_path / "segwatch.toml"
     path.write_text(path.read_text().replace(', "channel"]', "]"))
     segwatch(tmp_path, "run", "--as-of", END)
-    assert predictions(tmp_path)["level"].unique().tolist() == ["country_code/platform"]
+    assert set(predictions(tmp_path)["level"]) == {"country_code/platform", "total"}
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [("adapt_after = 14", "adapt_after 7, now it is 14"), ("max_rollup_order = 0", "max_rollup_order 1, now it is 0")],
+)
+def test_the_daily_job_trains_where_the_champion_was_made_otherwise(trained, setting, said):
+    (trained / "segwatch.toml").write_text((trained / "segwatch.toml").read_text() + setting)
+    settings = load_settings(trained / "segwatch.toml")
+    with open_run(settings, None, "new_users", {}, trained / "runs", QuietObserver(), NOW) as run:
+        assert said in training_reason(run, np.datetime64(SPLIT))
+
+
+def test_a_model_of_counts_scores_no_values_of_any_sign(trained, segwatch):
+    path = trained / "segwatch.toml"
+    path.write_text(path.read_text().replace('missing = "zero" ', 'missing = "gap" '))
+    said = segwatch(trained, "infer", "--as-of", SPLIT, code=3).stderr
+    assert "grain day, counts) than these" in said and "values of any sign" in said

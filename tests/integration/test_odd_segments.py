@@ -23,7 +23,11 @@ def run_all(folder, segwatch):
     segwatch(folder, "train", "--as-of", SPLIT)
     segwatch(folder, "infer", "--start", SPLIT, "--end", END)
     segwatch(folder, "report")
-    return ask(folder, "select country, count(*), count(score), bool_or(is_anomaly) from predictions group by country")
+    return ask(
+        folder,
+        "select country, count(*), count(score), bool_or(is_anomaly) from predictions where level = 'country'"
+        " group by country",
+    )
 
 
 @pytest.mark.parametrize("missing", ["zero", "gap"])
@@ -54,11 +58,19 @@ def test_any_text_is_the_name_of_a_segment_and_no_text_is_null(tmp_path, segwatc
 
 
 @pytest.mark.parametrize("value", [5, 0])
-def test_a_constant_segment_alone_cannot_be_trained_and_is_named(tmp_path, segwatch, value):
-    own_metric(tmp_path, "zero", {"it": lambda _: value})
+def test_a_constant_segment_is_scored_and_what_breaks_it_is_found(tmp_path, segwatch, value):
+    own_metric(tmp_path, "zero", {"it": lambda i: value + 30 * (i == 5)})
+    assert run_all(tmp_path, segwatch) == [("it", 20, 20, True)]
+    assert ask(tmp_path, "select ts::date::varchar, value from predictions where is_anomaly") == [
+        ("2026-11-18", value + 30.0)
+    ]
+
+
+def test_a_segment_that_is_too_young_alone_cannot_be_trained_and_is_named(tmp_path, segwatch):
+    own_metric(tmp_path, "zero", {"it": usual}, days=60)
     segwatch(tmp_path, "create")
     segwatch(tmp_path, "data", "insert", "--from", "rows.csv")
     said = error(segwatch(tmp_path, "train", "--as-of", SPLIT, code=3))
-    assert f"no segment of revenue can be trained in [2026-06-27, {SPLIT}); the first, it: " in said
+    assert f"no segment of revenue can be trained in [2026-09-25, {SPLIT}); the first, it: 40 periods" in said
     assert "segwatch train" in error(segwatch(tmp_path, "infer", "--as-of", SPLIT, code=3))
     assert segwatch(tmp_path, "models", "list").stdout == ""

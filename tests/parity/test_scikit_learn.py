@@ -20,8 +20,8 @@ def test_the_solution_is_scikit_learns():
 
 def test_the_score_orders_rows_as_scikit_learns_decision_does():
     X = rows()
-    detector = Detector.fit(X, gap=7)
-    scaled = Scaling.fit(X).apply(X)
+    detector = Detector.fit(X)
+    scaled = Scaling.fit(X, 1.0).apply(X)
     model = OneClassSVM(nu=NU, gamma=kernel_gamma(7), tol=1e-3).fit(scaled.astype(float))
     raw = model.score_samples(scaled.astype(float)) / model.dual_coef_.sum()
     np.testing.assert_allclose(detector.score(X), -np.log(raw), rtol=1e-5)

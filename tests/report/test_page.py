@@ -23,7 +23,16 @@ NOW = dt.datetime(2026, 11, 24, tzinfo=dt.UTC)
 ROOT = Path(__file__).parents[2]
 DIMENSIONS = ("country", "channel")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-MODEL = ModelFacts("segwatch-m", "3", "2026-01-01", "2026-11-01", NOW - dt.timedelta(hours=30), 2, {"alert_rate": 0.04})
+MODEL = ModelFacts(
+    "segwatch-m",
+    "3",
+    "2026-01-01",
+    "2026-11-01",
+    NOW - dt.timedelta(hours=30),
+    "2 segments and 1 roll-up",
+    3,
+    {"alert_rate": 0.04},
+)
 
 
 def predictions(segments, n_periods=20, flagged=(), dimensions=DIMENSIONS, step=dt.timedelta(days=1), **columns):
@@ -208,7 +217,7 @@ def test_charts_do_not_depend_on_the_time_zone_of_the_machine():
         "import test_page as t; import datetime as dt;"
         "print(t.render(t.predictions([('it', 'a')], flagged=[(0, 3, 50)], step=dt.timedelta(hours=1)), grain='hour'))"
     )
-    folders = os.pathsep.join(str(ROOT / folder) for folder in ("tests/report", "benchmarks"))
+    folders = os.pathsep.join(str(ROOT / folder) for folder in ("tests/report", "benchmarks", "src"))
     environment = {**os.environ, "TZ": "Asia/Kolkata", "PYTHONPATH": folders, "PYTHONDONTWRITEBYTECODE": "1"}
     elsewhere = subprocess.run(
         [sys.executable, "-c", draw], env=environment, capture_output=True, text=True, check=True
@@ -294,3 +303,34 @@ def test_values_of_the_data_are_text_whatever_they_hold(tmp_path):
     assert "<title>m · segwatch</title>" in shown
     assert ">2 alerts<" in shown
     assert "&lt;/script&gt;" in shown
+
+
+def with_rollups():
+    """Two segments, the roll-up of both, all flagged on the last day, where a third segment has no data."""
+    segments = predictions([("it", "a"), ("it", "b")], flagged=[(0, 19, 50), (1, 19, 60)])
+    total = predictions(
+        [(None, None)], flagged=[(0, 19, 110)], level="total", segment_id="id9", value=110.0, expected=200.0
+    )
+    silent = predictions([("fr", "a")], n_periods=1, status="no_data", value=None, segment_id="id7")
+    country = predictions([("fr", None)], n_periods=1, level="country", status="no_data", value=None, segment_id="id8")
+    return pa.concat_tables([silent, segments, country, total])
+
+
+def test_totals_are_those_of_the_total_and_roll_ups_are_counted_apart():
+    text = " ".join(Outline(render(with_rollups(), model=MODEL)).text.split())
+    assert "110total on 23 Nov 2026, −45 % against expected" in text
+    assert "of 4 segments scored" not in text and "of 3 segments scored on 23 Nov 2026" in text
+    assert "alerts per 1,000 scored rows" in text and "3of 3 segments and 2 roll-ups with alerts" in text
+    assert "Segments by status" in text and "Roll-ups by status" in text
+    assert "3 fitted of 2 segments and 1 roll-up" in text
+    assert "*/* 23 Nov" not in text and "total" in text
+    # What explains the others comes first.
+    silent = text[text.index("Not scored on the last day") :]
+    assert silent.index("fr/* no data") < silent.index("fr/a no data")
+
+
+def test_a_dimension_that_is_summed_out_is_a_star_in_the_table_and_its_filter(tmp_path):
+    page = render(with_rollups())
+    assert {(row["country"], row["channel"]) for row in table_of(page)} == {("it", "a"), ("it", "b"), ("*", "*")}
+    shown = Outline(dom(tmp_path, page, "#country=*"))
+    assert "1 alert" in shown.text and "null" not in shown.text

@@ -1,10 +1,13 @@
 """The model of all segments: one directory of Arrow files under a manifest, without pickle and without code.
 
-    manifest.json   protocol, feature set and its fingerprint, metric, rules, training Window, counts, file digests
-    segments.arrow  one row per known segment: keys, history, status, scale, scaling, calibration, number of vectors
+    manifest.json   protocol, feature set and its fingerprint, metric, rules, training Window, pooled calibration,
+                    counts, file digests
+    segments.arrow  one row per known segment: keys, history, status, scaling, calibration, number of vectors, and the
+                    state of its baseline at the end of training, from which inference goes on
+    groups.arrow    one row per group of segments: its key, how much it usually moves, and on which dates it stood out
     vectors.arrow   support vectors and weights, in the order of the segments
 
-Both Arrow files hold one record batch per shard of SHARD segments and are memory-mapped, so a model of a million
+The files of segments hold one record batch per shard of SHARD segments and are memory-mapped, so a model of a million
 segments is read where it is needed.
 
 Raise PROTOCOL when an older reader would misread a newer bundle; keep reading the older one as long as it is cheap.
@@ -15,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
@@ -23,31 +26,48 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
-from segwatch.core.calibration import N_QUANTILES, Calibration
+from segwatch.core.baseline import Baseline, Recursion
+from segwatch.core.calibration import Calibration, alert_thresholds, pooled
 from segwatch.core.detector import Detector, Scaling
 from segwatch.core.features import FEATURES, FeatureSet
+from segwatch.core.groups import Groups, Key
+from segwatch.core.known import Known, Occasions
 from segwatch.core.panel import Floats, History, Ints, Panel, history_columns, history_from_table
-from segwatch.core.training import FittedSegment
+from segwatch.core.replay import Pools
+from segwatch.core.training import FittedSegment, Prepared
 from segwatch.core.window import Window
 from segwatch.errors import DataError, ModelError
 
-PROTOCOL = 1
+PROTOCOL = 2
 SHARD = 500
 DETECTORS = 1024
-_FILES = ("segments.arrow", "vectors.arrow")
+_FILES = ("segments.arrow", "groups.arrow", "vectors.arrow")
 _D = len(FEATURES)
 _VECTORS = pa.schema([("vector", pa.list_(pa.float32(), _D)), ("weight", pa.float64())])
 
 
 @dataclass(frozen=True)
 class Rules:
-    """The thresholds that a model was trained to be used with."""
+    """The thresholds that a model was trained to be used with.
+
+    alert_budget: alerts a week that the segments together may make; 0 for the false discovery rate `fdr` instead.
+    threshold: the p-value that keeps the budget, once it is known.
+    """
 
     alpha: float
     fdr: float
     min_history: int
+    alert_budget: float = 0.0
+    threshold: float | None = None
+
+    def thresholds(self, p_values: Floats, periods: npt.NDArray[np.int64]) -> Floats:
+        """The p-value at or under which each row (n_rows,) is flagged; see `alert_thresholds`."""
+        if self.alert_budget and self.threshold is not None:
+            return np.full(len(p_values), self.threshold)
+        return alert_thresholds(p_values, periods, self.fdr, self.alpha)
 
 
 @dataclass(frozen=True)
@@ -94,6 +114,23 @@ class ModelBundle:
     def rules(self) -> Rules:
         return Rules(**self.manifest["rules"])
 
+    def with_threshold(self, threshold: float) -> ModelBundle:
+        """The same bundle, in its place, that knows which p-value keeps its alert budget."""
+        rules = asdict(replace(self.rules, threshold=threshold))
+        return _write_manifest(self.path, {**self.manifest, "rules": rules})
+
+    def rules_for(self, asked: Rules) -> Rules:
+        """What the settings ask, with what training found out about it.
+
+        Raises ModelError if they ask for an alert budget that the model was not trained for.
+        """
+        if asked.alert_budget and asked.alert_budget != self.rules.alert_budget:
+            raise ModelError(
+                f"alert_budget is {asked.alert_budget:g}, and the model was trained with {self.rules.alert_budget:g}:"
+                " run `segwatch train`, which finds the threshold that keeps it"
+            )
+        return replace(asked, threshold=self.rules.threshold)
+
     @cached_property
     def feature_set(self) -> FeatureSet:
         """The FeatureSet that the model was trained on.
@@ -101,8 +138,8 @@ class ModelBundle:
         Raises ModelError if this segwatch defines it otherwise.
         """
         stored = self.manifest["feature_set"]
-        feature_set = FeatureSet(stored["grain"], stored["is_count"], stored["name"], stored["version"])
-        if feature_set != FeatureSet(stored["grain"], stored["is_count"]) or (
+        feature_set = FeatureSet(stored["grain"], stored["kind"], stored["name"], stored["version"])
+        if feature_set != FeatureSet(stored["grain"], stored["kind"]) or (
             feature_set.fingerprint != stored["fingerprint"]
         ):
             raise ModelError(
@@ -130,8 +167,34 @@ class ModelBundle:
         return tuple(self._segments["reason"].to_pylist())
 
     @cached_property
-    def scale(self) -> Floats:
-        return np.asarray(self._segments["scale"].to_numpy())
+    def recursion(self) -> Recursion:
+        """How the states go on."""
+        return Recursion(self.feature_set, self.manifest["adapt_after"], self.manifest["timezone"])
+
+    def state(self) -> Baseline:
+        """The segments' states at the end of training, a copy that may be changed."""
+        return Baseline.from_table(self._segments)
+
+    def pools(self, groups: Groups) -> Pools:
+        """What training learned from all segments together, for groups of whom it may not know all; a copy."""
+        keys = zip(self._groups["dimension"].to_pylist(), self._groups["value"].to_pylist(), strict=True)
+        known = {key: i for i, key in enumerate(keys)}
+        pools = Pools.fresh(groups)
+        old = [known[key] for key in groups.keys if key in known]
+        new = [place for place, key in enumerate(groups.keys) if key in known]
+        pools.scales.scale[new] = self._groups["scale"].to_numpy()[old]
+        pools.scales.n_seen[new] = self._groups["n_seen"].to_numpy()[old]
+        pools.known.yearly[new] = _matrix(self._groups["yearly"])[old]
+        return Pools(pools.scales, Known(pools.known.yearly, Occasions.from_list(self.manifest["occasions"])))
+
+    @cached_property
+    def _groups(self) -> pa.Table:
+        with pa.memory_map(str(self.path / "groups.arrow")) as source:
+            return pa.ipc.open_file(source).read_all()
+
+    @cached_property
+    def _pool(self) -> Calibration:
+        return Calibration(**self.manifest["pool"])
 
     @cached_property
     def _offsets(self) -> Ints:
@@ -143,11 +206,9 @@ class ModelBundle:
 
     @cached_property
     def _parameters(self) -> Mapping[str, Floats]:
-        columns = {"center": _D, "spread": _D, "quantiles": N_QUANTILES}
-        return {
-            name: np.asarray(self._segments[name].combine_chunks().flatten()).reshape(-1, width)
-            for name, width in columns.items()
-        }
+        lists = {name: self._segments[name].combine_chunks().flatten() for name in ("center", "spread")}
+        scalars = {name: np.asarray(self._segments[name]) for name in ("location", "scale")}
+        return scalars | {name: np.asarray(flat).reshape(-1, _D) for name, flat in lists.items()}
 
     @cached_property
     def _shard(self) -> Any:
@@ -163,9 +224,10 @@ class ModelBundle:
 
     @cached_property
     def _detectors(self) -> Callable[[int], Detector]:
-        return lru_cache(maxsize=DETECTORS)(self._read_detector)
+        return lru_cache(maxsize=DETECTORS)(lambda position: self._own_detector(position).pooled(self._pool))
 
-    def _read_detector(self, position: int) -> Detector:
+    def _own_detector(self, position: int) -> Detector:
+        """The detector as it was trained, before its calibration was drawn to the others'."""
         if self.status[position] != "ok":
             label = self.history.segments.labels[position]
             raise ModelError(f"segment {label} has no model: {self.reason[position]}")
@@ -178,7 +240,7 @@ class ModelBundle:
             Scaling(named["center"], named["spread"]),
             batch["vector"].flatten().to_numpy().reshape(count, _D),
             batch["weight"].to_numpy(),
-            Calibration(named["quantiles"]),
+            Calibration(float(named["location"]), float(named["scale"])),
         )
 
     def fitted(self, position: int) -> FittedSegment:
@@ -186,8 +248,7 @@ class ModelBundle:
         status = self.status[position]
         return FittedSegment(
             self._segments["n_observations"][position].as_py(),
-            float(self.scale[position]),
-            self.detector(position) if status == "ok" else None,
+            self._own_detector(position) if status == "ok" else None,
             status,
             self.reason[position],
         )
@@ -252,59 +313,91 @@ class ModelBundle:
 def write_bundle(
     path: Path,
     metric: str,
-    panel: Panel,
-    feature_set: FeatureSet,
+    prepared: Prepared,
     rules: Rules,
     fitted: Iterable[FittedSegment],
+    max_rollup_order: int = -1,
 ) -> ModelBundle:
-    """The directory `path` holds the bundle of the fitted segments (in the Panel's order), written shard by shard."""
+    """The directory `path` holds the bundle of the fitted segments (in the order prepared), written shard by shard.
+
+    max_rollup_order: that of the roll-ups among them; -1 without any.
+    """
     path.mkdir(parents=True)
+    panel, features = prepared.panel, prepared.recursion.features
     counts: dict[str, int] = {}
+    calibrations: list[Calibration] = []
     stream = iter(fitted)
+    schema = _segment_schema(prepared)
     with (
-        pa.ipc.new_file(str(path / "segments.arrow"), _segment_schema(panel.segments.dimensions)) as segments,
+        pa.ipc.new_file(str(path / "segments.arrow"), schema) as segments,
         pa.ipc.new_file(str(path / "vectors.arrow"), _VECTORS) as vectors,
     ):
         for start in range(0, len(panel.segments), SHARD):
             shard = list(islice(stream, SHARD))
-            history = panel.history.take(range(start, start + len(shard)))
-            segments.write_batch(
-                _segment_batch(history, shard, segments_schema=_segment_schema(panel.segments.dimensions))
-            )
+            rows = np.arange(start, start + len(shard))
+            segments.write_batch(_segment_batch(panel.history.take(rows), prepared.state.take(rows), shard, schema))
             vectors.write_batch(_vector_batch(shard))
             for one in shard:
                 counts[one.status] = counts.get(one.status, 0) + 1
+            calibrations += [one.detector.calibration for one in shard if one.detector]
+    _write_groups(path / "groups.arrow", prepared.shared.groups.keys, prepared.pools)
     manifest = {
         "protocol": PROTOCOL,
         "metric": metric,
         "dimensions": list(panel.segments.dimensions),
         "feature_set": {
-            "name": feature_set.name,
-            "version": feature_set.version,
-            "grain": feature_set.grain,
-            "is_count": feature_set.is_count,
-            "fingerprint": feature_set.fingerprint,
+            "name": features.name,
+            "version": features.version,
+            "grain": features.grain,
+            "kind": features.kind,
+            "fingerprint": features.fingerprint,
         },
-        "rules": {"alpha": rules.alpha, "fdr": rules.fdr, "min_history": rules.min_history},
+        "adapt_after": prepared.recursion.adapt_after,
+        "timezone": prepared.recursion.timezone,
+        "max_rollup_order": max_rollup_order,
+        "rules": asdict(rules),
         "window": panel.window.as_dict(),
+        "occasions": prepared.pools.known.occasions.as_list(),
+        "pool": asdict(pooled(calibrations) or Calibration(0.0, 1.0)),
         "data_digest": data_digest(panel),
         "counts": {"segments": len(panel.segments), **counts},
         "files": {name: _digest(path / name) for name in _FILES},
     }
-    manifest["digest"] = _manifest_digest(manifest)
-    (path / "manifest.json").write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+    return _write_manifest(path, manifest)
+
+
+def _write_manifest(path: Path, manifest: Mapping[str, Any]) -> ModelBundle:
+    document = {**manifest, "digest": _manifest_digest(manifest)}
+    (path / "manifest.json").write_text(json.dumps(document, indent=2), encoding="utf-8")
     return ModelBundle.open(path)
+
+
+def _write_groups(path: Path, keys: Sequence[Key], pools: Pools) -> None:
+    table = pa.table(
+        {
+            "dimension": pa.array([dimension for dimension, _ in keys], pa.int64()),
+            "value": pa.array([value for _, value in keys], pa.string()),
+            "scale": pools.scales.scale,
+            "n_seen": pools.scales.n_seen,
+            "yearly": _fixed_lists(pools.known.yearly),
+        }
+    )
+    with pa.ipc.new_file(str(path), table.schema) as file:
+        file.write_table(table)
 
 
 def data_digest(panel: Panel) -> str:
     """sha256 of the Panel's segments and values: the same data, the same digest."""
     digest = hashlib.sha256("\n".join(panel.segments.ids).encode())
-    for rows in panel.chunks():
-        digest.update(np.ascontiguousarray(panel.values[rows]).tobytes())
+    for matrix in (panel.values, panel.exposure):
+        if matrix is not None:
+            for rows in panel.chunks():
+                digest.update(np.ascontiguousarray(matrix[rows]).tobytes())
     return digest.hexdigest()
 
 
-def _segment_schema(dimensions: Sequence[str]) -> pa.Schema:
+def _segment_schema(prepared: Prepared) -> pa.Schema:
+    dimensions = prepared.panel.segments.dimensions
     return pa.schema(
         [
             ("segment_id", pa.string()),
@@ -314,30 +407,34 @@ def _segment_schema(dimensions: Sequence[str]) -> pa.Schema:
             ("n_observations", pa.int64()),
             ("status", pa.string()),
             ("reason", pa.string()),
-            ("scale", pa.float64()),
             ("center", pa.list_(pa.float64(), _D)),
             ("spread", pa.list_(pa.float64(), _D)),
-            ("quantiles", pa.list_(pa.float64(), N_QUANTILES)),
+            ("location", pa.float64()),
+            ("scale", pa.float64()),
             ("n_vectors", pa.int64()),
+            *((name, column.type) for name, column in prepared.state.take(slice(0)).columns().items()),
         ]
     )
 
 
-def _segment_batch(history: History, shard: Sequence[FittedSegment], segments_schema: pa.Schema) -> pa.RecordBatch:
+def _segment_batch(
+    history: History, state: Baseline, shard: Sequence[FittedSegment], schema: pa.Schema
+) -> pa.RecordBatch:
     detectors = [one.detector for one in shard]
     columns = {
         "segment_id": pa.array(history.segments.ids, pa.string()),
         **history_columns(history),
+        **state.columns(),
         "n_observations": pa.array([one.n_observations for one in shard], pa.int64()),
         "status": pa.array([one.status for one in shard], pa.string()),
         "reason": pa.array([one.reason for one in shard], pa.string()),
-        "scale": pa.array([one.scale for one in shard], pa.float64()),
         "center": _lists([d.scaling.center if d else None for d in detectors], _D),
         "spread": _lists([d.scaling.spread if d else None for d in detectors], _D),
-        "quantiles": _lists([d.calibration.quantiles if d else None for d in detectors], N_QUANTILES),
+        "location": pa.array([d.calibration.location if d else 0.0 for d in detectors], pa.float64()),
+        "scale": pa.array([d.calibration.scale if d else 1.0 for d in detectors], pa.float64()),
         "n_vectors": pa.array([len(d.weights) if d else 0 for d in detectors], pa.int64()),
     }
-    return pa.record_batch([columns[name] for name in segments_schema.names], schema=segments_schema)
+    return pa.record_batch([columns[name] for name in schema.names], schema=schema)
 
 
 def _lists(rows: Sequence[Floats | None], width: int) -> pa.Array:
@@ -352,6 +449,15 @@ def _vector_batch(shard: Sequence[FittedSegment]) -> pa.RecordBatch:
     weights = np.concatenate([np.empty(0), *(d.weights for d in detectors)])
     lists = pa.FixedSizeListArray.from_arrays(pa.array(flat), _D)
     return pa.record_batch([lists, pa.array(weights)], schema=_VECTORS)
+
+
+def _fixed_lists(matrix: Floats) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel()), matrix.shape[1])
+
+
+def _matrix(column: pa.ChunkedArray) -> Floats:
+    whole = column.combine_chunks()
+    return np.asarray(whole.flatten()).reshape(len(whole), whole.type.list_size)
 
 
 def _digest(path: Path) -> str:

@@ -2,64 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
-from segwatch.core.panel import Bools, Floats
+from segwatch.core.panel import Floats
 
-LOWER_LEVELS = np.array([0.0, 0.1, 0.2, 0.3, 0.4, 0.5])
-TAIL_LEVEL = 0.95
-TAIL_SHAPE = 0.1
-N_QUANTILES = len(LOWER_LEVELS) + 1
-# About the smallest that ordinary noise shows: in a segment that never moved the first step is not yet an alert.
-_MIN_SPREAD = 0.1
+_LEVELS = (0.8, 0.95)
+# The own tail counts for this much, the rest is what all segments of the model have.
+_OWN = 0.3
+# Rows that trained score lower than new ones, by the more the fewer they are; measured on noise without any event.
+_SEEN = 20.0
+_TINY = 1e-300
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Survival function of a segment's ordinary scores.
+    """Survival function of a segment's scores on ordinary rows: exponential, 20 % beyond `location`.
 
-    quantiles: (7,) at the levels 0, .1, .2, .3, .4, .5 and .95 of scores on rows that the scoring fit did not see.
-    Up to the median it interpolates them; above, it is a generalised Pareto tail of shape 0.1 through the 50 % and
-    95 % quantiles. A tail fitted to the largest scores would go blind when anomalies are in the training rows.
+    Two quantiles of the scores of the rows that trained it fix it, the 80 % and the 95 %: a tail fitted to the largest
+    scores would go blind when anomalies are in the training rows.
     """
 
-    quantiles: Floats
+    location: float
+    scale: float
 
     @classmethod
-    def fit(cls, held_out_scores: Floats) -> Calibration:
-        """Calibration from held-out scores (n,), n >= 2."""
-        levels = np.append(LOWER_LEVELS, TAIL_LEVEL)
-        return cls(np.quantile(held_out_scores, levels))
+    def fit(cls, scores: Floats, least_scale: float) -> Calibration:
+        """The segment's own calibration, from the scores (n,) of its training rows, n >= 2."""
+        low, high = np.quantile(scores, _LEVELS)
+        scale = float(high - low) / np.log((1 - _LEVELS[0]) / (1 - _LEVELS[1]))
+        return cls(float(low), max(scale, least_scale) * (1.0 + _SEEN / len(scores)))
+
+    def towards(self, pool: Calibration) -> Calibration:
+        """This calibration, drawn to that of all segments: a few hundred rows say little of one in a thousand."""
+        location = _OWN * self.location + (1 - _OWN) * pool.location
+        scale = np.exp(_OWN * np.log(self.scale) + (1 - _OWN) * np.log(pool.scale))
+        return Calibration(location, float(scale))
 
     def p_value(self, scores: Floats) -> Floats:
-        """Share of ordinary rows that score as high or higher, in (0, 1]; falls strictly above the median."""
-        median = self.quantiles[-2]
-        spread = max(float(self.quantiles[-1] - median), _MIN_SPREAD)
-        scale = TAIL_SHAPE * spread / (((1 - 0.5) / (1 - TAIL_LEVEL)) ** TAIL_SHAPE - 1)
-        beyond = np.maximum(scores - median, 0.0)
-        tail = 0.5 * (1.0 + TAIL_SHAPE * beyond / scale) ** (-1.0 / TAIL_SHAPE)
-        below = 1.0 - np.interp(scores, self.quantiles[:-1], LOWER_LEVELS)
-        return np.asarray(np.where(scores > median, tail, below))
+        """Share of ordinary rows that score as high or higher, in (0, 1]; falls strictly."""
+        beyond = (scores - self.location) / self.scale
+        tail = (1 - _LEVELS[0]) * np.exp(-np.maximum(beyond, 0.0))
+        below = 1.0 - _LEVELS[0] * np.exp(np.minimum(beyond, 0.0))
+        return np.asarray(np.where(beyond > 0, np.maximum(tail, _TINY), below))
 
 
-def fold_slices(n_rows: int, n_folds: int = 5) -> list[slice]:
-    """Contiguous folds that cover n_rows."""
-    edges = np.linspace(0, n_rows, n_folds + 1).astype(int)
-    return [slice(int(a), int(b)) for a, b in pairwise(edges)]
-
-
-def training_rows(n_rows: int, fold: slice, gap: int) -> Bools:
-    """Rows to fit on when `fold` is held out: all but the fold and `gap` rows on either side.
-
-    Neighbouring rows share history; without the gap held-out scores would be too low.
-    """
-    rows = np.ones(n_rows, dtype=bool)
-    rows[max(0, fold.start - gap) : fold.stop + gap] = False
-    return rows
+def pooled(calibrations: Sequence[Calibration]) -> Calibration | None:
+    """The middle of all segments' calibrations; None of none."""
+    if not calibrations:
+        return None
+    locations, scales = np.array([(one.location, one.scale) for one in calibrations]).T
+    return Calibration(float(np.median(locations)), float(np.median(scales)))
 
 
 def alert_thresholds(p_values: Floats, groups: npt.NDArray[np.int64], fdr: float, alpha: float) -> Floats:

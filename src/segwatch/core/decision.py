@@ -9,13 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from segwatch.core.bundle import ModelBundle, Rules
-from segwatch.core.calibration import alert_thresholds
 from segwatch.core.detector import Detector
 from segwatch.core.features import FeatureSet
 from segwatch.core.panel import Bools, Floats, Ints
 from segwatch.core.training import Progress
 
-# Steps away from the baseline, in the segment's usual spread of e, at which the model is asked.
+# Standard deviations from the expected value at which the model is asked.
 _STEPS = np.array([0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 14.0, 20.0, 30.0, 60.0])
 _BISECTIONS = 24
 
@@ -25,6 +24,7 @@ class Decisions:
     """One entry per row, all (n_rows,). lower and upper are NaN where nothing bounds the value on that side.
 
     is_pattern: no value would have passed in this row's place, so the value alone does not explain the alert.
+    is_ongoing: the row is as improbable as an anomaly, but its value is in order: a change said before goes on.
     """
 
     score: Floats
@@ -37,6 +37,7 @@ class Decisions:
     impact: Floats
     impact_share: Floats
     is_pattern: Bools
+    is_ongoing: Bools
 
 
 @dataclass(frozen=True)
@@ -58,40 +59,53 @@ def decide(
     progress: Progress = lambda _: None,
     floors: Floors = Floors(),
     rules: Rules | None = None,
+    is_rollup: Bools | None = None,
+    is_over: Bools | None = None,
 ) -> Decisions:
     """Decisions on rows (n_rows,) of fitted segments; false discoveries are controlled within each period.
 
     contexts: (n_rows, n_context). X: (n_rows, n_features), the rows' features. progress is told of finished rows.
-    rules: thresholds in place of those that the model was trained with; p-values do not depend on them.
+    rules: thresholds in place of those that the model was trained with; p-values do not depend on them. is_rollup:
+    (n_rows,), rows that the total of their period holds already. is_over: (n_rows,), rows of segments that have ended:
+    their silence was an anomaly when it began.
     """
     rules, features = rules or bundle.rules, bundle.feature_set
     scores, p_values = bundle.score(segment_ids, X)
-    thresholds = alert_thresholds(p_values, periods, rules.fdr, rules.alpha)
-    is_anomaly = p_values <= thresholds
-    expected, lower, upper = (np.full(len(values), np.nan) for _ in range(3))
+    # What is said already is no discovery.
+    is_ongoing = (p_values <= rules.alpha) & features.is_ongoing(values, contexts)
+    if is_over is not None:
+        is_ongoing |= is_over
+    candidates = np.where(is_ongoing, 1.0, p_values)
+    thresholds = rules.thresholds(candidates, periods)
+    is_anomaly = candidates <= thresholds
+    lower, upper = (np.full(len(values), np.nan) for _ in range(2))
+    expected = features.expected(contexts)
     for position, rows in bundle.groups(segment_ids):
-        scale = np.full(len(rows), bundle.scale[position])
-        expected[rows] = features.expected(contexts[rows], scale)
         lower[rows], upper[rows] = alert_bounds(
-            bundle.detector(position),
-            features,
-            values[rows],
-            contexts[rows],
-            scale,
-            thresholds[rows],
-            ~is_anomaly[rows],
+            bundle.detector(position), features, values[rows], contexts[rows], thresholds[rows], ~is_anomaly[rows]
         )
         progress(len(rows))
     impact = values - expected
-    totals = _sums_by(periods, expected)
+    totals = _sums_by(periods, expected if is_rollup is None else np.where(is_rollup, 0.0, expected))
     floor = np.maximum(floors.impact, floors.share * np.abs(totals))
     lower, upper = _widened(lower, upper, values, expected, floor, is_anomaly)
+    if features.is_count:
+        lower = np.maximum(lower, 0.0)
     is_anomaly &= np.abs(impact) >= floor
     # Both sides unbounded and still flagged: no value would have passed.
     is_pattern = is_anomaly & np.isnan(lower) & np.isnan(upper)
+    is_ongoing = is_ongoing if is_over is None else is_ongoing & ~is_over
     prediction = np.where(p_values <= rules.alpha, -1, 1)
     share = np.divide(impact, np.abs(totals), out=np.full(len(values), np.nan), where=totals != 0)
-    return Decisions(scores, p_values, prediction, is_anomaly, expected, lower, upper, impact, share, is_pattern)
+    return Decisions(
+        scores, p_values, prediction, is_anomaly, expected, lower, upper, impact, share, is_pattern, is_ongoing
+    )
+
+
+def undiscovered(detector: Detector, features: FeatureSet, values: Floats, contexts: Floats) -> Floats:
+    """p-values of rows (n_rows,) of one segment; 1 where a change that was said before goes on."""
+    p_values = detector.p_value(features.features(values, contexts))
+    return np.where(features.is_ongoing(values, contexts), 1.0, p_values)
 
 
 def _sums_by(periods: npt.NDArray[np.int64], values: Floats) -> Floats:
@@ -117,7 +131,6 @@ def alert_bounds(
     features: FeatureSet,
     values: Floats,
     contexts: Floats,
-    scale: Floats,
     thresholds: Floats,
     passes: Bools,
 ) -> tuple[Floats, Floats]:
@@ -130,15 +143,15 @@ def alert_bounds(
 
     def is_unflagged(candidates: Floats) -> Bools:
         """For candidates (n_rows, k), whether each would pass."""
-        X = features.features(candidates, contexts[:, None, :], scale[:, None])
+        X = features.features(candidates, contexts[:, None, :])
         p_values = detector.p_value(X.reshape(-1, X.shape[-1])).reshape(candidates.shape)
-        return np.asarray(p_values > thresholds[:, None])
+        return np.asarray((p_values > thresholds[:, None]) | features.is_ongoing(candidates, contexts[:, None, :]))
 
-    grid = _candidates(detector, features, values, contexts, scale)
+    grid = _candidates(features, values, contexts)
     unflagged = is_unflagged(grid)
     observed = grid == values[:, None]
     unflagged = np.where(observed, passes[:, None], unflagged)
-    anchor = _anchor(grid, unflagged, observed, passes, features.expected(contexts, scale))
+    anchor = _anchor(grid, unflagged, observed, passes, features.expected(contexts))
     exists = unflagged.any(axis=1)
     low = _edge(grid[:, ::-1], unflagged[:, ::-1], grid.shape[1] - 1 - anchor, is_unflagged)
     high = _edge(grid, unflagged, anchor, is_unflagged)
@@ -148,11 +161,10 @@ def alert_bounds(
     return np.where(exists, low, np.nan), np.where(exists, high, np.nan)
 
 
-def _candidates(detector: Detector, features: FeatureSet, values: Floats, contexts: Floats, scale: Floats) -> Floats:
+def _candidates(features: FeatureSet, values: Floats, contexts: Floats) -> Floats:
     """Ascending values (n_rows, k) around the expected one, with it and the observed one among them."""
-    baseline, spread = contexts[:, 0], np.maximum(contexts[:, 1], detector.scaling.spread[0])
     steps = np.concatenate([-_STEPS[::-1], [0.0], _STEPS])
-    grid = features.restore(baseline[:, None] + spread[:, None] * steps, scale[:, None])
+    grid = features.values_at(steps, contexts[:, None, :])
     return np.sort(np.concatenate([grid, values[:, None]], axis=1), axis=1)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from segwatch.core.calibration import Calibration, fold_slices, training_rows
+from segwatch.core.calibration import Calibration
 from segwatch.core.panel import Floats
 from segwatch.core.solver import kernel_gamma, solve_one_class
 from segwatch.errors import DataError
@@ -56,16 +56,22 @@ class Detector:
     calibration: Calibration
 
     @classmethod
-    def fit(cls, X: Floats, gap: int, least_spread: Floats | float = 0.0) -> Detector:
-        """A detector of the rows of X (n_rows, n_features), in order of time, calibrated on held-out folds.
+    def fit(cls, X: Floats) -> Detector:
+        """A detector of the rows of X (n_rows, n_features), n_rows >= 2, calibrated on their own scores.
 
-        gap: rows left out on either side of a fold, one season. least_spread: as in Scaling.fit.
+        Features are z-values, so that none is made more of than it is by a spread under 1.
         """
-        scaling = Scaling.fit(X, least_spread)
+        scaling = Scaling.fit(X, 1.0)
         scaled = scaling.apply(X)
-        held_out = np.concatenate([_held_out_scores(scaled, fold, gap) for fold in fold_slices(len(X))])
-        vectors, weights = _fit_vectors(scaled)
-        return cls(scaling, vectors, weights, Calibration.fit(held_out))
+        solution = solve_one_class(scaled.astype(np.float64))
+        vectors, weights = scaled[solution.support], solution.alpha / solution.alpha.sum()
+        # Of rows that are normal in every feature the score grows by gamma |x|^2: no tail is thinner than theirs.
+        least = 2.0 * kernel_gamma(X.shape[1])
+        return cls(scaling, vectors, weights, Calibration.fit(log_score(scaled, vectors, weights), least))
+
+    def pooled(self, pool: Calibration) -> Detector:
+        """The same detector, its calibration drawn to that of all segments."""
+        return replace(self, calibration=self.calibration.towards(pool))
 
     def score(self, X: Floats) -> Floats:
         """Anomaly score of each row; higher is more anomalous.
@@ -89,16 +95,6 @@ class Detector:
     def predict(self, X: Floats, alpha: float) -> npt.NDArray[np.int64]:
         """+1 and -1 as in scikit-learn: -1 where the p-value is at most alpha."""
         return np.where(self.p_value(X) <= alpha, -1, 1)
-
-
-def _fit_vectors(scaled: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], Floats]:
-    solution = solve_one_class(scaled.astype(np.float64))
-    return scaled[solution.support], solution.alpha / solution.alpha.sum()
-
-
-def _held_out_scores(scaled: npt.NDArray[np.float32], fold: slice, gap: int) -> Floats:
-    vectors, weights = _fit_vectors(scaled[training_rows(len(scaled), fold, gap)])
-    return log_score(scaled[fold], vectors, weights)
 
 
 def log_score(scaled: npt.NDArray[np.float32], vectors: npt.NDArray[np.float32], weights: Floats) -> Floats:

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from segwatch.core.baseline import Baseline
 from segwatch.core.bundle import ModelBundle, Rules
-from segwatch.core.calibration import alert_thresholds
+from segwatch.core.calibration import pooled
+from segwatch.core.decision import undiscovered
 from segwatch.core.detector import Detector
 from segwatch.core.features import FeatureSet
-from segwatch.core.panel import Bools, Floats, Ints, Panel
-from segwatch.core.training import Progress, ended_after, fit_segment
+from segwatch.core.panel import Bools, Floats, Ints
+from segwatch.core.replay import Series, contexts_of
+from segwatch.core.training import Prepared, Progress, Rows, alive, fit_rows, n_trained, parts
+from segwatch.core.window import long_period
 
 SAMPLE = 200
 INJECTED = {"drop_30": 0.7, "drop_60": 0.4, "spike_30": 1.3, "spike_60": 1.6}
 # Fewer rows than this tell two models' alert rates apart by chance alone.
 _MIN_COMPARED = 50
-
-_Model = tuple[Detector, float]
-"""A segment's detector and its scale."""
 
 
 @dataclass(frozen=True)
@@ -54,43 +55,96 @@ def _joined(keys: list[list[int]]) -> Ints:
     return np.asarray(pairs[:, 0] << 32 | pairs[:, 1])
 
 
-def held_out(
-    panel: Panel, feature_set: FeatureSet, rules: Rules, holdout: int, progress: Progress = lambda _: None
-) -> HeldOut:
-    """The last `holdout` periods under models fitted without them, of at most 200 segments chosen by their ids."""
+def held_out(prepared: Prepared, rules: Rules, holdout: int, progress: Progress = lambda _: None) -> HeldOut:
+    """The last `holdout` periods under models fitted without them, of at most 200 segments chosen by their ids.
 
-    def fitted(position: int, values: Floats, alive: Bools) -> _Model | None:  # noqa: ARG001
-        one = fit_segment(values[:-holdout], alive[:-holdout], feature_set, rules.min_history)
-        return None if one.detector is None else (one.detector, one.scale)
+    The states that the periods are judged by are of before each of them, so that only the fits are made anew.
+    """
+    sample = _sample(prepared)
+    rows = Rows.of(sample, min(n_trained(sample) + holdout, len(sample.panel.window)))
+    before = rows.until(max(0, rows.values.shape[1] - holdout))
+    observed = (~np.isnan(np.asarray(sample.values)[:, :-holdout]) & alive(sample)[:, :-holdout]).sum(axis=1)
+    fitted = []
+    for X, n in zip(before.each(), observed.tolist(), strict=True):
+        fitted.append(fit_rows(X, n, rules.min_history).detector)
+        progress(1)
+    pool = pooled([one.calibration for one in fitted if one])
+    detectors = [one.pooled(pool) if one and pool else None for one in fitted]
+    return _rows(sample, rows, detectors, before.values.shape[1])
 
-    return _rows(panel, feature_set, fitted, max(0, len(panel.window) - holdout), progress)
 
-
-def held_out_of(bundle: ModelBundle, panel: Panel, holdout: int) -> HeldOut:
+def held_out_of(bundle: ModelBundle, prepared: Prepared, holdout: int) -> HeldOut:
     """The same periods and segments under a bundle's models; where it can be, only periods after its training."""
-    n = len(panel.window)
-    unseen = int((bundle.window.end - panel.window.start).astype(np.int64))
-    first = max(n - holdout, unseen) if unseen < n else n - holdout
+    sample = _sample(prepared)
+    window = sample.panel.window
+    unseen = int((bundle.window.end - window.start).astype(np.int64))
+    n = len(window)
+    first = max(0, n - holdout, unseen if unseen < n else 0)
     places = bundle.history.segments.position
-
-    def of_bundle(position: int, values: Floats, alive: Bools) -> _Model | None:  # noqa: ARG001
-        place = places.get(panel.segments.ids[position])
-        if place is None or bundle.status[place] != "ok":
-            return None
-        return bundle.detector(place), float(bundle.scale[place])
-
-    return _rows(panel, bundle.feature_set, of_bundle, max(0, first), lambda _: None)
+    of_ids = [places.get(id_) for id_ in sample.panel.segments.ids]
+    detectors = [None if at is None or bundle.status[at] != "ok" else bundle.detector(at) for at in of_ids]
+    goes_on = 0 < unseen < n
+    contexts = _goes_on(bundle, sample, unseen, n - first) if goes_on else None
+    return _rows(sample, Rows.of(sample, n - first, contexts), detectors, 0)
 
 
-def _rows(
-    panel: Panel,
-    feature_set: FeatureSet,
-    model: Callable[[int, Floats, Bools], _Model | None],
-    first: int,
-    progress: Progress,
-) -> HeldOut:
-    """The rows of the sampled segments from the Panel's column `first` on."""
-    parts = list(_segments(panel, feature_set, model, first, progress)) if first else []
+def _goes_on(bundle: ModelBundle, sample: Prepared, unseen: int, keep: int) -> Floats:
+    """The contexts of the last periods from the bundle's own states at the end of its training, as in inference.
+
+    What a candidate has learned of data that were spoilt must not make the champion as bad.
+    """
+    known = bundle.state()
+    places = bundle.history.segments.position
+    at = np.array([places.get(id_, len(known)) for id_ in sample.panel.segments.ids], dtype=np.int64)
+    state = known.joined(Baseline.fresh(sample.scale, bundle.feature_set))
+    # Those that the bundle has not met are new to it; they have no detector either.
+    state = state.take(np.where(at < len(known), at, len(known) + np.arange(len(at))))
+    series = Series.of(sample.panel, state.scale, bundle.recursion.timezone).since(unseen)
+    return contexts_of(series, bundle.recursion, state, sample.shared.since(unseen), keep)
+
+
+def budget_threshold(bundle: ModelBundle, prepared: Prepared, holdout: int, alert_budget: float) -> float:
+    """The p-value at or under which `alert_budget` rows a week would have alerted in the last `holdout` periods."""
+    found = [_scored(bundle, part, start, holdout) for start, part in parts(prepared)]
+    p_values = np.sort(np.concatenate([np.empty(0), *found]))
+    n_alerts = alert_budget * holdout / long_period(prepared.recursion.features.grain)
+    if not p_values.size or n_alerts >= len(p_values):
+        return bundle.rules.alpha
+    if n_alerts < 1:
+        # p-values are uniform on ordinary rows, so that less than the smallest is met less often by as much.
+        return min(bundle.rules.alpha, float(n_alerts * p_values[0]))
+    low, high = p_values[int(n_alerts) - 1 : int(n_alerts) + 1]
+    return min(bundle.rules.alpha, float(np.sqrt(low * high)))
+
+
+def _scored(bundle: ModelBundle, part: Prepared, first: int, holdout: int) -> Floats:
+    """p-values of the rows that can be scored in the last periods; first: position of the part's first segment."""
+    rows = Rows.of(part, min(holdout, len(part.panel.window)))
+    found = [np.empty(0)]
+    for i in range(len(part)):
+        wanted = rows.is_complete[i]
+        if bundle.status[first + i] == "ok" and wanted.any():
+            detector, features = bundle.detector(first + i), part.recursion.features
+            found.append(undiscovered(detector, features, rows.values[i, wanted], rows.contexts[i, wanted]))
+    return np.concatenate(found)
+
+
+def _sample(prepared: Prepared) -> Prepared:
+    return prepared.take(np.argsort(prepared.panel.segments.ids)[:SAMPLE])
+
+
+def _rows(sample: Prepared, rows: Rows, detectors: Sequence[Detector | None], first: int) -> HeldOut:
+    """What the detectors say of the rows from the column `first` of the kept ones on."""
+    offset = len(sample.panel.window) - rows.values.shape[1]
+    parts = []
+    for position, detector in enumerate(detectors):
+        columns = np.flatnonzero(rows.is_complete[position])
+        columns = columns[columns >= first]
+        if detector is None or not columns.size or not offset + first:
+            continue
+        values, contexts = rows.values[position, columns], rows.contexts[position, columns]
+        p_values = _p_values(detector, sample.recursion.features, values, contexts)
+        parts.append(HeldOut(np.full(len(columns), position), offset + columns, p_values.pop(""), p_values))
     if not parts:
         empty, none = np.empty(0, dtype=np.int64), np.empty(0)
         return HeldOut(empty, empty, none, {name: none for name in INJECTED})
@@ -102,36 +156,10 @@ def _rows(
     )
 
 
-def _segments(
-    panel: Panel,
-    feature_set: FeatureSet,
-    model: Callable[[int, Floats, Bools], _Model | None],
-    first: int,
-    progress: Progress,
-) -> Iterator[HeldOut]:
-    alive = ~panel.ended(ended_after(feature_set))
-    for position in np.argsort(panel.segments.ids)[:SAMPLE].tolist():
-        values = np.asarray(panel.values[position])
-        found = model(position, values, alive[position])
-        progress(1)
-        if found is None:
-            continue
-        detector, scale = found
-        context = feature_set.context(values[None, :], np.array([scale]))[0]
-        wanted = alive[position] & feature_set.is_complete(context) & ~np.isnan(values)
-        wanted[:first] = False
-        rows = np.flatnonzero(wanted)
-        if rows.size:
-            p_values = _p_values(detector, feature_set, values[rows], context[rows], np.full(len(rows), scale))
-            yield HeldOut(np.full(len(rows), position), rows, p_values.pop(""), p_values)
-
-
-def _p_values(
-    detector: Detector, feature_set: FeatureSet, values: Floats, context: Floats, scale: Floats
-) -> dict[str, Floats]:
-    """p-values by injected change; as observed under the empty name."""
+def _p_values(detector: Detector, features: FeatureSet, values: Floats, contexts: Floats) -> dict[str, Floats]:
+    """p-values by injected change, 1 where they are said already; as observed under the empty name."""
     return {
-        name: detector.p_value(feature_set.features(values * factor, context, scale))
+        name: undiscovered(detector, features, values * factor, contexts)
         for name, factor in {"": 1.0, **INJECTED}.items()
     }
 
@@ -145,7 +173,7 @@ def measure(rows: HeldOut, rules: Rules) -> dict[str, float]:
     """
     if not len(rows):
         return {}
-    thresholds = alert_thresholds(rows.observed, rows.period, rules.fdr, rules.alpha)
+    thresholds = rules.thresholds(rows.observed, rows.period)
     return {
         "evaluated_segments": float(len(np.unique(rows.segment))),
         "evaluated_rows": float(len(rows)),

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.feather as feather
 
-from segwatch.core.segment import label, segment_id
+from segwatch.core.segment import Values, label, level, segment_id
 from segwatch.core.window import Times, Window, length, unit
 from segwatch.errors import DataError
 
@@ -30,10 +30,10 @@ _PREFIX = "dimension."
 
 @dataclass(frozen=True)
 class Segments:
-    """Segments in order: dimension names, and one tuple of values for each segment."""
+    """Segments in order: dimension names, and one tuple of values for each segment, None where summed out."""
 
     dimensions: tuple[str, ...]
-    values: tuple[tuple[str, ...], ...]
+    values: tuple[Values, ...]
 
     def __len__(self) -> int:
         return len(self.values)
@@ -45,6 +45,15 @@ class Segments:
     @cached_property
     def labels(self) -> tuple[str, ...]:
         return tuple(label(values) for values in self.values)
+
+    @cached_property
+    def is_rollup(self) -> Bools:
+        """(n_segments,), True for sums over a dimension."""
+        return np.array([None in values for values in self.values], dtype=bool)
+
+    @cached_property
+    def levels(self) -> tuple[str, ...]:
+        return tuple(level(self.dimensions, values) for values in self.values)
 
     @cached_property
     def position(self) -> dict[str, int]:
@@ -86,6 +95,11 @@ class History:
         rows = np.asarray(positions, dtype=np.int64)
         return History(self.segments.take(positions), self.first_seen[rows], self.last_seen[rows])
 
+    @property
+    def leaves(self) -> History:
+        """The History of those that are no roll-ups."""
+        return self.take(np.flatnonzero(~self.segments.is_rollup))
+
 
 @dataclass(frozen=True)
 class Panel:
@@ -110,6 +124,11 @@ class Panel:
         rows = np.asarray(positions, dtype=np.int64)
         exposure = None if self.exposure is None else self.exposure[rows]
         return Panel(self.history.take(positions), self.window, self.values[rows], exposure)
+
+    def without(self, cells: Bools) -> Panel:
+        """The Panel, some cells (n_segments, n_times) not observed."""
+        exposure = None if self.exposure is None else np.where(cells, np.nan, self.exposure)
+        return Panel(self.history, self.window, np.where(cells, np.nan, self.values), exposure)
 
     def ended(self, periods: int) -> Bools:
         """(n_segments, n_times), True from `periods` after a segment's last row on."""
@@ -288,7 +307,7 @@ def _fill_zeros(values: Floats, history: History, window: Window) -> None:
 
 def _rows_by_value(segments: Segments, dimension: int) -> Iterator[Ints]:
     """Positions of the segments of each value that at least two segments share."""
-    groups: dict[str, list[int]] = {}
+    groups: dict[str | None, list[int]] = {}
     for i, values in enumerate(segments.values):
         groups.setdefault(values[dimension], []).append(i)
     # One segment alone cannot tell a zero from data that did not arrive, so it stays a zero.

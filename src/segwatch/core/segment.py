@@ -11,17 +11,28 @@ from segwatch.errors import UsageError
 Selection = Mapping[str, frozenset[str]]
 """Wanted values by dimension; empty selects every segment."""
 
+TOTAL = "total"
+"""Level and label of the sum of all segments."""
+
+ALL = "*"
+"""Text that stands in a label for a dimension that is summed out."""
+
 NULL = "<null>"
 """Text that stands for a NULL dimension value."""
 
 
-def segment_id(dimensions: Sequence[str], values: Sequence[str]) -> str:
+Values = tuple[str | None, ...]
+"""A segment's values by dimension; None where the dimension is summed out."""
+
+
+def segment_id(dimensions: Sequence[str], values: Sequence[str | None]) -> str:
     """Stable id of a segment: 20 hex digits of BLAKE2b over its dimension names and values.
 
-    The pairs are hashed as canonical JSON, so a value with a slash, a quote or any letter cannot collide with
-    another split of the same characters.
+    Dimensions that are summed out have no part in it. The pairs are hashed as canonical JSON, so a value with a slash,
+    a quote or any letter cannot collide with another split of the same characters.
     """
-    document = json.dumps(list(zip(dimensions, values, strict=True)), ensure_ascii=True, separators=(",", ":"))
+    pairs = [pair for pair in zip(dimensions, values, strict=True) if pair[1] is not None]
+    document = json.dumps(pairs, ensure_ascii=True, separators=(",", ":"))
     return hashlib.blake2b(document.encode(), digest_size=10).hexdigest()
 
 
@@ -30,9 +41,24 @@ def shard(segment_id: str, shards: int) -> int:
     return int(segment_id[:8], 16) % shards
 
 
-def label(values: Iterable[str]) -> str:
-    """Name of a segment for people: `it/ios/paid`. Ambiguous where a value holds a slash; the id is not."""
-    return "/".join(values)
+def label(values: Iterable[str | None]) -> str:
+    """Name of a segment for people: `it/ios/paid`, of a roll-up `it/*/*`, of all `total`.
+
+    Ambiguous where a value holds a slash or is a star; the id is not.
+    """
+    texts = list(values)
+    return "/".join(ALL if value is None else value for value in texts) if any(v is not None for v in texts) else TOTAL
+
+
+def counted(n_segments: int, n_rollups: int) -> str:
+    """So many as text: `27 segments and 10 roll-ups`."""
+    segments = f"{n_segments:,} segment{'s' * (n_segments != 1)}"
+    return f"{segments} and {n_rollups:,} roll-up{'s' * (n_rollups != 1)}" if n_rollups else segments
+
+
+def level(dimensions: Sequence[str], values: Sequence[str | None]) -> str:
+    """Dimensions that tell the segments apart from those of its kind: `country_code/platform`; `total` for none."""
+    return "/".join(name for name, value in zip(dimensions, values, strict=True) if value is not None) or TOTAL
 
 
 def parse_selection(texts: Iterable[str], dimensions: Sequence[str]) -> dict[str, frozenset[str]]:
@@ -51,7 +77,7 @@ def parse_selection(texts: Iterable[str], dimensions: Sequence[str]) -> dict[str
     return {name: frozenset(values) for name, values in selection.items()}
 
 
-def is_selected(dimensions: Sequence[str], values: Sequence[str], selection: Selection) -> bool:
+def is_selected(dimensions: Sequence[str], values: Sequence[str | None], selection: Selection) -> bool:
     """Whether a segment's values match every selected dimension."""
     named = dict(zip(dimensions, values, strict=True))
     return all(named[name] in wanted for name, wanted in selection.items())

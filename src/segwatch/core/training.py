@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.feather as feather
 
+from segwatch.core.baseline import Baseline, Recursion
+from segwatch.core.calendar import Days
 from segwatch.core.detector import Detector
 from segwatch.core.features import FeatureSet
-from segwatch.core.panel import Bools, Floats, Panel
+from segwatch.core.groups import Groups, GroupScales
+from segwatch.core.known import Known, Occasions
+from segwatch.core.panel import Bools, Floats, Ints, Panel
+from segwatch.core.replay import Pools, Series, Shared, Whole, contexts_of, go_through
+from segwatch.core.rollup import Rollups
+from segwatch.core.window import Grain
 
 MIN_ROWS = 30
+# The last rows say what is ordinary now; more of them cost time and change little.
+_TRAINED: dict[Grain, int] = {"day": 400, "hour": 1008}
+# Periods without an observation are made up for by earlier ones, up to a quarter.
+_SLACK = 1.25
 Progress = Callable[[int], None]
+
+
+def _ignore(_: int) -> None:
+    return None
 
 
 @dataclass(frozen=True)
@@ -22,7 +41,6 @@ class FittedSegment:
     """What training made of one segment: a detector, or the status and the reason why there is none."""
 
     n_observations: int
-    scale: float
     detector: Detector | None
     status: str = "ok"
     reason: str | None = None
@@ -33,50 +51,164 @@ def ended_after(feature_set: FeatureSet) -> int:
     return 4 * feature_set.season
 
 
-def fit_panel(
-    panel: Panel, feature_set: FeatureSet, min_history: int, progress: Progress = lambda _: None
-) -> Iterator[FittedSegment]:
+@dataclass(frozen=True)
+class Prepared:
+    """A Panel that was gone through once, so that any part of its segments can be trained on its own.
+
+    scale: (n_segments,), see `Series.of`. shared: what groups had in common. state, pools: those at the end.
+    """
+
+    panel: Panel
+    recursion: Recursion
+    scale: Floats
+    shared: Shared
+    state: Baseline
+    pools: Pools
+
+    @classmethod
+    def of(cls, panel: Panel, recursion: Recursion, days: Days | None = None) -> Prepared:
+        """The Panel, gone through; its roll-ups are filled in place. days: what is known of its periods."""
+        scale = recursion.features.segment_scale(panel.values)
+        groups = Groups.of(panel.segments)
+        whole = Whole(Series.of(panel, scale, recursion.timezone), groups, Rollups.of(panel), days)
+        state, pools = Baseline.fresh(scale, recursion.features), Pools.fresh(groups)
+        shared, _ = go_through(whole, recursion, state, pools)
+        return cls(panel, recursion, scale, shared, state, pools)
+
+    def __len__(self) -> int:
+        return len(self.scale)
+
+    def take(self, rows: Sequence[int] | Ints) -> Prepared:
+        """Some of its segments; what they shared with the others stays known."""
+        at = np.asarray(rows, dtype=np.int64)
+        return Prepared(
+            self.panel.take(at), self.recursion, self.scale[at], self.shared.take(at), self.state.take(at), self.pools
+        )
+
+    @property
+    def values(self) -> Floats:
+        """(n_segments, n_times) as the features take them."""
+        return self.series.values
+
+    @property
+    def series(self) -> Series:
+        return Series.of(self.panel, self.scale, self.recursion.timezone)
+
+    def contexts(self, keep: int) -> Floats:
+        """(n_segments, keep, n_context) of the last periods; they take `keep` times 100 bytes a segment."""
+        fresh = Baseline.fresh(self.scale, self.recursion.features)
+        return contexts_of(self.series, self.recursion, fresh, self.shared, keep)
+
+    def state_before(self, n_periods: int) -> Baseline:
+        """The states before the last so many periods."""
+        state = Baseline.fresh(self.scale, self.recursion.features)
+        contexts_of(self.series.until(len(self.panel.window) - n_periods), self.recursion, state, self.shared, 0)
+        return state
+
+    def save(self, directory: Path) -> None:
+        """The directory holds it; `Prepared.load` reads it back."""
+        self.panel.save(directory)
+        np.savez(
+            directory / "shared.npz",
+            effects=self.shared.effects,
+            z=self.shared.z,
+            known=self.shared.known,
+            members=self.shared.groups.members,
+            scale=self.pools.scales.scale,
+            n_seen=self.pools.scales.n_seen,
+            yearly=self.pools.known.yearly,
+        )
+        (directory / "occasions.json").write_text(json.dumps(self.pools.known.occasions.as_list()), encoding="utf-8")
+        keys = self.shared.groups.keys
+        table = pa.table({"dimension": [d for d, _ in keys], "value": pa.array([v for _, v in keys], pa.string())})
+        feather.write_feather(table, str(directory / "groups.arrow"))
+        feather.write_feather(pa.table(self.state.columns()), str(directory / "state.arrow"))
+
+    @classmethod
+    def load(cls, directory: Path, recursion: Recursion) -> Prepared:
+        """Inverse of `save`, under the recursion that it was made by."""
+        panel = Panel.load(directory)
+        with np.load(directory / "shared.npz", allow_pickle=False) as arrays:
+            named = dict(arrays)
+        table = feather.read_table(str(directory / "groups.arrow"))
+        keys = tuple(zip(table["dimension"].to_pylist(), table["value"].to_pylist(), strict=True))
+        shared = Shared(Groups(keys, named["members"]), named["effects"], named["z"], named["known"])
+        state = Baseline.from_table(feather.read_table(str(directory / "state.arrow")))
+        occasions = Occasions.from_list(json.loads((directory / "occasions.json").read_text(encoding="utf-8")))
+        pools = Pools(GroupScales(named["scale"], named["n_seen"]), Known(named["yearly"], occasions))
+        return cls(panel, recursion, state.scale, shared, state, pools)
+
+
+def fit_prepared(prepared: Prepared, min_history: int, progress: Progress = _ignore) -> Iterator[FittedSegment]:
     """The fitted segments, in the order of the Panel; progress is told how many more are done."""
     # libsvm lets go of the interpreter lock, so threads share the cores without copying the Panel.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for rows in panel.chunks():
-            alive = ~panel_part(panel, rows).ended(ended_after(feature_set))
-            values = np.asarray(panel.values[rows])
-            for fitted in pool.map(
-                lambda i, v=values, a=alive: fit_segment(v[i], a[i], feature_set, min_history),
-                range(len(values)),
-            ):
+        for _, part in parts(prepared):
+            rows = Rows.of(part, n_trained(part))
+            observed = (~np.isnan(np.asarray(part.values)) & alive(part)).sum(axis=1)
+            n_trainable = [min_history] * len(part)
+            for fitted in pool.map(fit_rows, rows.each(), observed.tolist(), n_trainable):
                 progress(1)
                 yield fitted
 
 
-def panel_part(panel: Panel, rows: slice) -> Panel:
-    """The Panel of some of its segments."""
-    return Panel(panel.history.take(range(len(panel.segments))[rows]), panel.window, panel.values[rows])
+def alive(prepared: Prepared) -> Bools:
+    """(n_segments, n_times), False from where a segment counts as ended."""
+    return ~prepared.panel.ended(ended_after(prepared.recursion.features))
 
 
-def fit_segment(values: Floats, alive: Bools, feature_set: FeatureSet, min_history: int) -> FittedSegment:
-    """The fitted segment of values (n_times,); only rows that are `alive` (n_times,) train it."""
-    observed = values[alive & ~np.isnan(values)]
-    n = len(observed)
-    scale = float(feature_set.segment_scale(values[None, alive])[0])
-    if n < min_history:
-        reason = f"{n} periods, needs {min_history}: widen the Window or lower min_history"
-        return FittedSegment(n, scale, None, "too_short", reason)
-    if observed.min() == observed.max():
-        return FittedSegment(n, scale, None, "constant", f"every value of the {n} periods is {observed[0]:g}")
-    X = complete_rows(values, scale, feature_set, alive)
+def n_trained(prepared: Prepared) -> int:
+    """Periods whose rows may train."""
+    most = int(_SLACK * _TRAINED[prepared.recursion.features.grain])
+    return min(most, len(prepared.panel.window))
+
+
+def parts(prepared: Prepared, cells: int = 400_000) -> Iterator[tuple[int, Prepared]]:
+    """Parts of the segments, each with about so many contexts, and the position of the first one of each."""
+    step = max(1, cells // max(1, n_trained(prepared)))
+    for start in range(0, len(prepared), step):
+        yield start, prepared.take(range(start, min(start + step, len(prepared))))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of the last periods of some segments: features (n_segments, n_periods, n_features), contexts and values,
+    and which of them can be scored. n_most: so many of a segment's train it."""
+
+    X: Floats
+    contexts: Floats
+    values: Floats
+    is_complete: Bools
+    n_most: int
+
+    @classmethod
+    def of(cls, prepared: Prepared, keep: int, contexts: Floats | None = None) -> Rows:
+        """The rows of the last `keep` periods, in the contexts that they were prepared with or in others."""
+        features = prepared.recursion.features
+        contexts = prepared.contexts(keep) if contexts is None else contexts
+        values = np.asarray(prepared.values)[:, -keep:]
+        complete = features.is_complete(contexts) & ~np.isnan(values) & alive(prepared)[:, -keep:]
+        return cls(features.features(values, contexts), contexts, values, complete, _TRAINED[features.grain])
+
+    def until(self, n_periods: int) -> Rows:
+        """Those of the first periods."""
+        some = slice(None, n_periods)
+        return Rows(
+            self.X[:, some], self.contexts[:, some], self.values[:, some], self.is_complete[:, some], self.n_most
+        )
+
+    def each(self) -> Iterator[Floats]:
+        """The rows (n_rows, n_features) that train each segment."""
+        for X, complete in zip(self.X, self.is_complete, strict=True):
+            yield X[complete][-self.n_most :]
+
+
+def fit_rows(X: Floats, n_observations: int, min_history: int) -> FittedSegment:
+    """The fitted segment of its rows X (n_rows, n_features)."""
+    if n_observations < min_history:
+        reason = f"{n_observations} periods, needs {min_history}: widen the Window or lower min_history"
+        return FittedSegment(n_observations, None, "too_short", reason)
     if len(X) < MIN_ROWS:
         reason = f"{len(X)} periods with a full history behind them, needs {MIN_ROWS}: too many gaps"
-        return FittedSegment(n, scale, None, "too_short", reason)
-    return FittedSegment(
-        n, scale, Detector.fit(X, feature_set.season, feature_set.least_spread(float(np.median(observed))))
-    )
-
-
-def complete_rows(values: Floats, scale: float, feature_set: FeatureSet, wanted: Bools) -> Floats:
-    """Features (n_rows, n_features) of one segment's wanted periods that have all they need."""
-    scales = np.array([scale])
-    context = feature_set.context(values[None, :], scales)[0]
-    rows = wanted & feature_set.is_complete(context) & ~np.isnan(values)
-    return feature_set.features(values[rows], context[rows], np.full(int(rows.sum()), scale))
+        return FittedSegment(n_observations, None, "too_short", reason)
+    return FittedSegment(n_observations, Detector.fit(X))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from dataclasses import dataclass
 from typing import Literal, get_args
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ Times = npt.NDArray[np.datetime64]
 
 _UNIT: dict[Grain, Literal["D", "h"]] = {"day": "D", "hour": "h"}
 _PERIOD: dict[Grain, int] = {"day": 7, "hour": 24}
+_LONG_PERIOD: dict[Grain, int] = {"day": 7, "hour": 168}
 
 
 def unit(grain: Grain) -> Literal["D", "h"]:
@@ -32,6 +34,11 @@ def length(n: int, grain: Grain) -> np.timedelta64:
 def period(grain: Grain) -> int:
     """P, the number of grain steps in one season: 7 days in a week, 24 hours in a day."""
     return _PERIOD[grain]
+
+
+def long_period(grain: Grain) -> int:
+    """The number of grain steps in a week."""
+    return _LONG_PERIOD[grain]
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,19 @@ class Window:
         """Inverse of `as_dict`."""
         grain: Grain = "hour" if document["grain"] == "hour" else "day"
         return cls(np.datetime64(document["start"]), np.datetime64(document["end"]), grain)
+
+
+def local_times(window: Window, timezone: str) -> Times:
+    """(n_times,) the Window's times by the clock of a time zone, in the unit of its grain; days have none.
+
+    An hour that is set back comes twice, one that is set forward not at all.
+    """
+    if window.grain == "day" or timezone == "UTC":
+        return window.times
+    zone = ZoneInfo(timezone)
+    moments = [moment.replace(tzinfo=dt.UTC) for moment in window.times.astype("datetime64[us]").tolist()]
+    local = [moment.astimezone(zone).replace(tzinfo=None) for moment in moments]
+    return np.array(local, dtype="datetime64[us]").astype(window.times.dtype)
 
 
 def parse_time(text: str, grain: Grain, option: str) -> np.datetime64:

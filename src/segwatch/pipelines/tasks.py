@@ -187,7 +187,7 @@ def register(
         )
         if verdict.promote:
             version = run.registry.promote(version.name, version.version)
-    counts = dict(opened.manifest["counts"])
+    counts = steps.counts_of(opened)
     trained = runner.TrainSummary(opened.window, version, verdict, n_rows, counts, evaluated.metrics, {})
     _new(summary).write_text(json.dumps({"train": train_rows(trained)}), encoding="utf-8")
     return version.version

@@ -28,11 +28,11 @@ _NUMBER = (
 _COUNT = "datum.value % 1 ? '' : format(abs(datum.value), ',d')"
 
 
-def daily_chart(rows: pa.Table, grain: Grain, width: int) -> str:
-    """Total value and expected value of the scored rows, and under them the alerts of each period, up and down."""
+def daily_chart(rows: pa.Table, totals_of: pa.Table, grain: Grain, width: int) -> str:
+    """Sums by period of value and expected value of some rows, and under them the alerts of all rows by period."""
     import altair as alt
 
-    totals, alerts = _totals(rows), _alerts(rows)
+    totals, alerts = _totals(totals_of), _alerts(rows)
     bar = min(12.0, 0.7 * width / max(1, len(totals)))
     ticks = max(5, width // 100)
     base = alt.Chart(alt.NamedData("totals")).encode(x=_time_axis(grain, ticks, labels=False))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from segwatch.core.panel import Bools, Floats
+from segwatch.core.segment import level
 from segwatch.core.window import Times
 
 
@@ -29,6 +32,12 @@ def bools_of(rows: pa.Table, name: str, equal_to: str) -> Bools:
 def is_counted(rows: pa.Table) -> Bools:
     """(n_rows,) whether a row has both numbers that totals compare, the value and the expected one."""
     return np.isfinite(floats_of(rows, "value")) & np.isfinite(floats_of(rows, "expected"))
+
+
+def apart(rows: pa.Table, dimensions: Sequence[str]) -> tuple[pa.Table, pa.Table]:
+    """The rows of segments, and those of roll-ups, which hold again what the segments' rows hold."""
+    is_segment = pc.equal(rows["level"], level(dimensions, dimensions))
+    return rows.filter(is_segment), rows.filter(pc.invert(is_segment))
 
 
 def flagged_of(rows: pa.Table) -> pa.Table:

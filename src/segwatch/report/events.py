@@ -34,10 +34,11 @@ class Event:
 
 @dataclass(frozen=True)
 class SegmentEvents:
-    """A segment's events, the one of the largest impact first."""
+    """The events of a segment or of a roll-up, the one of the largest impact first."""
 
     segment_id: str
     segment: str
+    is_rollup: bool
     events: tuple[Event, ...]
 
 
@@ -56,7 +57,7 @@ def rank_events(rows: pa.Table, dimensions: Sequence[str], grain: Grain) -> list
     firsts = flagged.take(pa.array(segment_starts))
     ids, labels = firsts["segment_id"].to_pylist(), zip(*(firsts[d].to_pylist() for d in dimensions), strict=True)
     ranked = [
-        SegmentEvents(id_, label(values), tuple(sorted(events[low:high], key=_by_impact)))
+        SegmentEvents(id_, label(values), None in values, tuple(sorted(events[low:high], key=_by_impact)))
         for id_, values, low, high in zip(ids, labels, bounds[:-1], bounds[1:], strict=True)
     ]
     return sorted(ranked, key=lambda one: (-abs(one.events[0].impact), one.segment))

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from segwatch.core.segment import label
 from segwatch.core.window import Grain, length, unit
 from segwatch.report import text
+from segwatch.report.columns import apart
 
 _MAX_SILENT = 200
 _EVALUATED = {
@@ -28,14 +29,15 @@ _EVALUATED = {
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """The model version that made the latest predictions."""
+    """The model version that made the latest predictions. segments: how many it knows, as text; n_fitted: of them."""
 
     name: str
     version: str
     trained_start: str
     trained_end: str
     registered_at: dt.datetime
-    segments_fitted: int
+    segments: str
+    n_fitted: int
     metrics: Mapping[str, float]
 
     def age(self, now: dt.datetime) -> dt.timedelta:
@@ -52,14 +54,20 @@ def health(
     generated_at: dt.datetime,
 ) -> str:
     """HTML of all that. last: the rows of the last period."""
-    parts = [_statuses(rows, last, grain), _model(model, grain, generated_at), _versions(rows)]
+    parts = [_statuses(rows, last, dimensions, grain), _model(model, grain, generated_at), _versions(rows)]
     if model:
-        parts.append(_evaluation(model, grain))
+        parts += [_evaluation(model, grain), _detectability(model, grain)]
     return "".join([*parts, _silent_segments(last, dimensions, grain)])
 
 
-def _statuses(rows: pa.Table, last: pa.Table, grain: Grain) -> str:
-    """Rows by status on the last period and in all, the most frequent first."""
+def _statuses(rows: pa.Table, last: pa.Table, dimensions: Sequence[str], grain: Grain) -> str:
+    """Rows by status on the last period and in all, the most frequent first; those of roll-ups apart."""
+    (segments, rollups), (last_segments, last_rollups) = (apart(some, dimensions) for some in (rows, last))
+    table = _status_table("Segments by status", segments, last_segments, grain)
+    return table + (_status_table("Roll-ups by status", rollups, last_rollups, grain) if rollups.num_rows else "")
+
+
+def _status_table(title: str, rows: pa.Table, last: pa.Table, grain: Grain) -> str:
     in_all, in_last = _counts(rows, "status"), _counts(last, "status")
     lines = "".join(
         f'<tr><th scope="row">{escape(_status(status))}</th>'
@@ -68,7 +76,7 @@ def _statuses(rows: pa.Table, last: pa.Table, grain: Grain) -> str:
     )
     periods = text.count(len(pc.unique(rows["ts"])), grain)
     return (
-        "<div><h3>Segments by status</h3><table><thead><tr>"
+        f"<div><h3>{title}</h3><table><thead><tr>"
         f'<th scope="col">status</th><th scope="col" class="number">last {grain}</th>'
         f'<th scope="col" class="number">{periods}</th></tr></thead><tbody>{lines}</tbody></table></div>'
     )
@@ -91,7 +99,7 @@ def _model(model: ModelFacts | None, grain: Grain, generated_at: dt.datetime) ->
         "version": model.version,
         "age": text.age(model.age(generated_at)),
         "trained on": _trained_on(model, grain),
-        "segments": f"{model.segments_fitted:,} fitted",
+        "segments": f"{model.n_fitted:,} fitted of {model.segments}",
     }
     return _definition_list("Model", facts)
 
@@ -118,8 +126,48 @@ def _evaluation(model: ModelFacts, grain: Grain) -> str:
     return _definition_list(f"On {grain}s held out of training", facts) if facts else ""
 
 
+def _detectability(model: ModelFacts, grain: Grain) -> str:
+    """What the version would have found of changes injected into the held-out periods, by size of the segment."""
+    sizes = [
+        name.removeprefix("found_").removesuffix("_drop_40") for name in model.metrics if name.endswith("_drop_40")
+    ]
+    if not sizes:
+        return ""
+    columns = {
+        f"drop of 40 % on one {grain}": "found_{}_drop_40",
+        "level 40 % lower": "found_{}_level_down_40",
+        "level 40 % higher": "found_{}_level_up_40",
+        "smallest drop": "smallest_drop_{}",
+        "smallest rise": "smallest_rise_{}",
+    }
+    head = "".join(f'<th scope="col" class="number">{escape(name)}</th>' for name in columns)
+    lines = "".join(
+        f'<tr><th scope="row">{escape(_size(size))}</th>'
+        + "".join(f'<td class="number">{_rate(model, name.format(size))}</td>' for name in columns.values())
+        + "</tr>"
+        for size in sizes
+    )
+    title = "Share of injected changes that would have been found"
+    table = f'<thead><tr><th scope="col">usual value</th>{head}</tr></thead><tbody>{lines}</tbody>'
+    return (
+        f'<div class="full"><h3>{title}</h3><div class="scroll" role="region" aria-label="{title}" tabindex="0">'
+        f"<table>{table}</table></div></div>"
+    )
+
+
+def _size(size: str) -> str:
+    """`10_to_100` in words."""
+    return " ".join(f"{int(word):,}" if word.isdigit() else word for word in size.split("_"))
+
+
+def _rate(model: ModelFacts, name: str) -> str:
+    return f"{100 * model.metrics[name]:.0f}\N{NO-BREAK SPACE}%" if name in model.metrics else "none"
+
+
 def _silent_segments(last: pa.Table, dimensions: Sequence[str], grain: Grain) -> str:
+    # What holds most comes first: a country that is silent explains its segments.
     silent = last.filter(pc.not_equal(last["status"], "ok"))
+    silent = pa.concat_tables(reversed(apart(silent, dimensions)))
     if not silent.num_rows:
         return ""
     lines = "".join(

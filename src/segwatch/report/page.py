@@ -15,12 +15,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from segwatch.core.segment import label
+from segwatch.core.segment import TOTAL, counted, label
 from segwatch.core.window import Grain
 from segwatch.errors import DataError
 from segwatch.report import text
 from segwatch.report.charts import daily_chart, segment_chart
-from segwatch.report.columns import flagged_of, floats_of, impact_of, is_counted, largest_first, times_of
+from segwatch.report.columns import apart, flagged_of, floats_of, impact_of, is_counted, largest_first, times_of
 from segwatch.report.events import Event, SegmentEvents, rank_events
 from segwatch.report.health import ModelFacts, health
 from segwatch.report.table import table_data
@@ -51,15 +51,19 @@ def render_report(
     flagged = flagged_of(predictions)
     last = predictions.filter(pc.equal(predictions["ts"], pc.max(predictions["ts"])))
     ranked = rank_events(predictions, dimensions, grain)
+    segments, rollups = apart(predictions, dimensions)
+    totals = predictions.filter(pc.equal(predictions["level"], TOTAL))
+    # The total's own row stands for what did not arrive, too; the sum of the segments' rows would dip.
+    totals = totals if is_counted(totals).any() else segments
     page = Template(_resource("page.html"))
     return page.substitute(
         title=escape(metric),
         style=_resource("page.css"),
         subtitle=escape(_subtitle(predictions, grain, model, generated_at)),
-        numbers=_numbers(predictions, last, grain),
+        numbers=_numbers(predictions, segments, rollups, totals, last, grain),
         latest=_latest(last, dimensions, grain, {one.segment_id for one in ranked[:top]}),
         rhythm=_RHYTHM[grain],
-        daily=_daily(predictions, grain),
+        daily=_daily(predictions, totals, grain),
         worst=_worst(predictions, ranked, grain, top),
         table_hidden="" if flagged.num_rows else " hidden",
         data=table_data(flagged, dimensions, grain),
@@ -83,31 +87,35 @@ def _span(rows: pa.Table, grain: Grain) -> str:
     return text.span(times.min(), times.max(), grain)
 
 
-def _numbers(rows: pa.Table, last: pa.Table, grain: Grain) -> str:
+def _numbers(
+    rows: pa.Table, segments: pa.Table, rollups: pa.Table, totals: pa.Table, last: pa.Table, grain: Grain
+) -> str:
     """What the last period asks for first, then the whole span."""
-    facts = [*_numbers_of_last(last, grain), *_numbers_of_all(rows, grain)]
+    last_segments, last_totals = (part.filter(pc.equal(part["ts"], pc.max(last["ts"]))) for part in (segments, totals))
+    of_last = _numbers_of_last(last, last_segments, last_totals, grain)
+    facts = [*of_last, *_numbers_of_all(rows, segments, rollups, grain)]
     return "".join(f"<div><b>{value}</b><span>{name}</span></div>" for value, name in facts)
 
 
-def _numbers_of_last(last: pa.Table, grain: Grain) -> list[tuple[str, str]]:
+def _numbers_of_last(last: pa.Table, segments: pa.Table, totals: pa.Table, grain: Grain) -> list[tuple[str, str]]:
     when, alerts = _span(last, grain), flagged_of(last).num_rows
-    value, expected = _totals(last)
+    value, expected = _totals(totals)
     percent = text.percent(text.share_of(value - expected, expected))
     return [
         (text.number(alerts), f"{text.plural(alerts, 'alert')} on {when}"),
         (text.short(value), f"total on {when}" + (f", {percent} against expected" if percent else "")),
-        (text.number(_n_scored(last)), f"of {text.count(last.num_rows, 'segment')} scored on {when}"),
+        (text.number(_n_scored(segments)), f"of {text.count(segments.num_rows, 'segment')} scored on {when}"),
     ]
 
 
-def _numbers_of_all(rows: pa.Table, grain: Grain) -> list[tuple[str, str]]:
+def _numbers_of_all(rows: pa.Table, segments: pa.Table, rollups: pa.Table, grain: Grain) -> list[tuple[str, str]]:
     flagged = flagged_of(rows)
-    alerts, segments = flagged.num_rows, len(pc.unique(rows["segment_id"]))
+    alerts, watched = flagged.num_rows, counted(*(len(pc.unique(some["segment_id"])) for some in (segments, rollups)))
     rate = round(1000 * alerts / max(1, _n_scored(rows)), 1)
     return [
         (text.number(alerts), f"{text.plural(alerts, 'alert')} in {text.count(len(pc.unique(rows['ts'])), grain)}"),
-        (text.number(len(pc.unique(flagged["segment_id"]))), f"of {text.count(segments, 'segment')} with alerts"),
-        (text.number(rate), f"alerts per 1,000 scored segment-{grain}s"),
+        (text.number(len(pc.unique(flagged["segment_id"]))), f"of {watched} with alerts"),
+        (text.number(rate), f"alerts per 1,000 scored {'rows' if rollups.num_rows else f'segment-{grain}s'}"),
     ]
 
 
@@ -162,15 +170,15 @@ def _change(impact: float, expected: float) -> str:
     return text.signed(impact) + (f" ({percent})" if percent else "")
 
 
-def _daily(rows: pa.Table, grain: Grain) -> str:
-    if not is_counted(rows).any():
+def _daily(rows: pa.Table, totals: pa.Table, grain: Grain) -> str:
+    if not is_counted(totals).any():
         return f"<p>No segment was scored in these {grain}s: see Health.</p>"
     name = (
         f"{_span(rows, grain)}: total and expected value of the scored segments, and the number of alerts, by {grain}"
     )
     # Drawn twice, since text scaled down to a telephone cannot be read.
     charts = "".join(
-        f'<div class="{size}">{daily_chart(rows, grain, width)}</div>' for size, width in _DAILY_WIDTHS.items()
+        f'<div class="{size}">{daily_chart(rows, totals, grain, width)}</div>' for size, width in _DAILY_WIDTHS.items()
     )
     return f'{_key()}<div role="img" aria-label="{name}">{charts}</div>'
 
@@ -182,7 +190,7 @@ def _worst(rows: pa.Table, ranked: Sequence[SegmentEvents], grain: Grain, top: i
     # Once for all, since a search of every row for each card is slow with thousands of segments.
     theirs = rows.filter(pc.is_in(rows["segment_id"], pa.array([one.segment_id for one in charted])))
     cards = "".join(_card(one, theirs, grain) for one in charted)
-    n = text.count(len(ranked), "segment")
+    n = counted(*(sum(one.is_rollup is wanted for one in ranked) for wanted in (False, True)))
     shown = f"The {top} worst of {n} with alerts" if len(ranked) > top else f"{n} with alerts"
     key = _key('<i class="band"></i>range that would not alert')
     return f'<p class="note">{shown}</p>{key}<div class="cards">{cards}</div>'

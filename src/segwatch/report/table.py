@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from segwatch.core.segment import ALL
 from segwatch.core.window import Grain
 from segwatch.report import text
 from segwatch.report.columns import floats_of, impact_of, largest_first, times_of
@@ -44,7 +45,8 @@ def _columns(kept: pa.Table, dimensions: Sequence[str], grain: Grain) -> Iterato
     yield _Column(grain, "text", filter=True), [text.stamp(time, grain) for time in times_of(kept)]
     yield _Column("impact", "signed"), _rounded(impact_of(kept).tolist())
     for name in dimensions:
-        yield _Column(name, "text", filter=True), kept[name].to_pylist()
+        # As in labels: a roll-up has all values of a dimension.
+        yield _Column(name, "text", filter=True), kept[name].fill_null(ALL).to_pylist()
     yield _Column("direction", "direction", filter=True), kept["direction"].to_pylist()
     for name in ("value", "expected", "lower", "upper"):
         yield _Column(name, "number"), _rounded(floats_of(kept, name).tolist())

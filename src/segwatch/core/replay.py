@@ -1,0 +1,222 @@
+"""Going through a Panel one period at a time: what training and inference make of the same past is the same.
+
+All segments move together, since what groups share in a period is seen from all of them. Once that is known (`Shared`),
+any part of the segments can be gone through again on its own: training does so part by part, in as much memory as a
+part needs, on one machine or on many.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from segwatch.core.baseline import Baseline, Period, Recursion
+from segwatch.core.calendar import Days
+from segwatch.core.features import CONTEXT
+from segwatch.core.groups import Groups, GroupScales
+from segwatch.core.known import Known, Seen
+from segwatch.core.panel import Bools, Floats, Ints, Panel
+from segwatch.core.rollup import Rollups
+from segwatch.core.window import Grain, Times, local_times, long_period
+
+_EXPECTED, _COMMON, _COMMON_Z = (CONTEXT.index(name) for name in ("expected", "common", "common_z"))
+
+
+def slots(times: Times, grain: Grain) -> Ints:
+    """(n_times,) each local period's place in the week; 0 is Monday, or the hour after Monday's midnight."""
+    # 1970-01-01 was a Thursday.
+    monday = np.datetime64("1969-12-29").astype(times.dtype)
+    return np.asarray((times - monday).astype(np.int64) % long_period(grain))
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What the groups of a Panel shared: effects on a log-like scale and their z, (n_groups, n_times) each.
+
+    known: (n_segments, n_times), the effects that were expected of each period beforehand.
+    """
+
+    groups: Groups
+    effects: Floats
+    z: Floats
+    known: npt.NDArray[np.float32]
+
+    def take(self, rows: Ints | slice) -> Shared:
+        """The same for some of the segments."""
+        return Shared(self.groups.take(rows), self.effects, self.z, self.known[rows])
+
+    def since(self, column: int) -> Shared:
+        """The same of the periods from a column on."""
+        return Shared(self.groups, self.effects[:, column:], self.z[:, column:], self.known[:, column:])
+
+    def expects(self, period: Period, column: int) -> Period:
+        """The period with what is known of it."""
+        return replace(period, effect=np.asarray(self.known[:, column], dtype=np.float64))
+
+    def fill(self, context: Floats, column: int) -> None:
+        """The contexts (n_segments, n_context) of a period say, in place, what the segments' groups shared in it."""
+        context[:, _COMMON] = self.groups.spread(self.effects[:, column]).sum(axis=0)
+        z = self.groups.spread(self.z[:, column])
+        context[:, _COMMON_Z] = np.take_along_axis(z, np.abs(z).argmax(axis=0)[None, :], axis=0)[0]
+
+
+@dataclass(frozen=True)
+class Series:
+    """Values of segments over a Window, (n_segments, n_times), as the features take them: of a ratio its quotient.
+
+    units: see `FeatureSet.to_scale`; (n_segments, n_times), or (n_segments, 1) where they do not change. times:
+    (n_times,), by the clock of the place whose week is meant.
+    """
+
+    times: Times
+    grain: Grain
+    values: Floats
+    units: Floats
+
+    @classmethod
+    def of(cls, panel: Panel, scale: Floats, timezone: str) -> Series:
+        """The series of a Panel. scale: (n_segments,), of each segment's values; a ratio has its exposure instead."""
+        times = local_times(panel.window, timezone)
+        if panel.exposure is None:
+            return cls(times, panel.window.grain, panel.values, scale[:, None])
+        return cls(times, panel.window.grain, np.asarray(panel.values) / panel.exposure, panel.exposure)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def until(self, column: int) -> Series:
+        """The series of the periods before a column, the first at least."""
+        return Series(self.times[:column], self.grain, self.values[:, :column], self.units[:, :column])
+
+    def since(self, column: int) -> Series:
+        """The series of the periods from a column on."""
+        units = self.units if self.units.shape[1] == 1 else self.units[:, column:]
+        return Series(self.times[column:], self.grain, self.values[:, column:], units)
+
+    @cached_property
+    def _slots(self) -> Ints:
+        return slots(self.times, self.grain)
+
+    def at(self, column: int) -> tuple[Floats, Period]:
+        """Values (n_segments,) and what is known of one period."""
+        units = self.units[:, min(column, self.units.shape[1] - 1)]
+        values = np.asarray(self.values[:, column], dtype=np.float64)
+        return values, Period(int(self._slots[column]), np.asarray(units, dtype=np.float64), np.zeros(len(values)))
+
+    def take(self, rows: Ints | slice) -> Series:
+        """The series of some of the segments."""
+        return Series(self.times, self.grain, self.values[rows], self.units[rows])
+
+
+@dataclass(frozen=True)
+class Pools:
+    """What is learned from all segments together: how much groups move, and what is known beforehand."""
+
+    scales: GroupScales
+    known: Known
+
+    @classmethod
+    def fresh(cls, groups: Groups) -> Pools:
+        return cls(GroupScales.fresh(len(groups.keys)), Known.fresh(len(groups.keys)))
+
+
+@dataclass(frozen=True)
+class Whole:
+    """All segments of a Window at once: their series, groups and roll-ups, and the days that something is known of."""
+
+    series: Series
+    groups: Groups
+    rollups: Rollups | None = None
+    days: Days | None = None
+
+
+def go_through(
+    whole: Whole, recursion: Recursion, state: Baseline, pools: Pools, keep: int = 0
+) -> tuple[Shared, Floats]:
+    """What the groups shared, and the contexts (n_segments, keep, n_context) of the last periods.
+
+    state, pools: those before the Window; they are, in place, those after it. The roll-ups' values are filled in.
+    """
+    series, groups = whole.series, whole.groups
+    n_times = series.values.shape[1]
+    effects, z = np.zeros((2, len(groups.keys), n_times))
+    shared = Shared(groups, effects, z, np.zeros((len(series), n_times), dtype=np.float32))
+    contexts = np.empty((len(series), keep, len(CONTEXT)))
+    for column in range(n_times):
+        values, period = series.at(column)
+        period, is_known, common = _expect(whole, recursion, state, pools, shared, column, period)
+        context = recursion.context(state, period)
+        if whole.rollups is not None:
+            whole.rollups.fill(values, context[:, _EXPECTED])
+            series.values[whole.rollups.rows, column] = values[whole.rollups.rows]
+        own = recursion.features.own(values, context)
+        residual = own.z * own.sd
+        effects[:, column] = groups.effects(residual, own.sd)
+        z[:, column] = pools.scales.z(effects[:, column])
+        # A value that was nearer to a day like others was measured from there.
+        is_plain = own.is_former & np.isnan(state.former_level)
+        total = residual + np.where(is_plain, 0.0, period.effect)
+        _learn(whole, recursion, state, pools, shared, column, total, is_known, common)
+        pools.scales.update(effects[:, column])
+        shared.fill(context, column)
+        recursion.update(state, values, context, period)
+        if column >= n_times - keep:
+            contexts[:, column - n_times + keep] = context
+    return shared, contexts
+
+
+def _expect(
+    whole: Whole, recursion: Recursion, state: Baseline, pools: Pools, shared: Shared, column: int, period: Period
+) -> tuple[Period, Bools, Floats]:
+    """The period with what is known of it, for which segments that is anything, and its shared part."""
+    date = whole.series.times[column]
+    common, is_known = pools.known.shared(whole.groups, whole.days, column, date)
+    if not is_known.any():
+        return period, is_known, common
+    effect = recursion.effects(state, common, is_known)
+    if whole.rollups is not None:
+        whole.rollups.combine(effect, recursion.expected(state, period))
+    shared.known[:, column] = effect
+    return shared.expects(period, column), is_known, common
+
+
+def _learn(
+    whole: Whole,
+    recursion: Recursion,
+    state: Baseline,
+    pools: Pools,
+    shared: Shared,
+    column: int,
+    total: Floats,
+    is_known: Bools,
+    common: Floats,
+) -> None:
+    """What is known beforehand has, in place, learned from the period's effects, total (n_segments,)."""
+    # Hours of a date differ too much to be told by last year's.
+    date = whole.series.times[column] if whole.series.grain == "day" else None
+    own = recursion.effects(state, np.zeros(len(total)), is_known)
+    seen = Seen(total - own, shared.effects[:, column])
+    pools.known.learn(whole.groups, pools.scales, seen, whole.days, column, date)
+    if is_known.any():
+        recursion.learn_effects(state, total - common, is_known)
+
+
+def contexts_of(series: Series, recursion: Recursion, state: Baseline, shared: Shared, keep: int) -> Floats:
+    """(n_segments, keep, n_context) of the last periods of some segments, from what all of them shared.
+
+    state: that before the series, changed in place.
+    """
+    n_times = series.values.shape[1]
+    contexts = np.empty((len(series), keep, len(CONTEXT)))
+    for column in range(n_times):
+        values, period = series.at(column)
+        period = shared.expects(period, column)
+        context = recursion.context(state, period)
+        shared.fill(context, column)
+        recursion.update(state, values, context, period)
+        if column >= n_times - keep:
+            contexts[:, column - n_times + keep] = context
+    return contexts

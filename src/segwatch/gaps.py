@@ -1,0 +1,82 @@
+"""Data that did not arrive, named once: a country without a row is one gap, not one for each of its segments."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from segwatch.core.segment import Values, label
+from segwatch.core.window import Grain, length, unit
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Periods in a row, from the first to the last, without data of a segment, or of all n_segments of a roll-up."""
+
+    segment: str
+    first: np.datetime64
+    last: np.datetime64
+    n_segments: int
+
+
+def gaps_of(predictions: pa.Table, dimensions: Sequence[str], grain: Grain) -> tuple[Gap, ...]:
+    """Gaps in predictions, those of most segments and periods first."""
+    absent = predictions.filter(pc.and_(pc.equal(predictions["status"], "no_data"), pc.is_null(predictions["value"])))
+    found: dict[tuple[Values, int], list[np.datetime64]] = {}
+    for ts in pc.unique(absent["ts"]).sort():
+        rows, missing = (
+            list(zip(*(table.filter(pc.equal(table["ts"], ts))[name].to_pylist() for name in dimensions), strict=True))
+            for table in (predictions, absent)
+        )
+        period = np.datetime64(ts.as_py().replace(tzinfo=None), unit(grain))
+        for one in _largest(rows, missing):
+            found.setdefault(one, []).append(period)
+    gaps = [
+        Gap(label(values), first, last, n)
+        for (values, n), periods in found.items()
+        for first, last in _runs(periods, grain)
+    ]
+    return tuple(sorted(gaps, key=lambda gap: (-gap.n_segments, gap.first - gap.last, gap.first, gap.segment)))
+
+
+def _largest(rows: Sequence[Values], missing: Sequence[Values]) -> Iterator[tuple[Values, int]]:
+    """Of a period's rows those missing that no larger one holds, with the number of their segments.
+
+    A roll-up is missing where all its segments are; one that lacks only most of them is not.
+    """
+    kept = {tuple(value is not None for value in values) for values in missing if None in values}
+    of_all, of_missing = (
+        Counter(_summed(values, pattern) for values in some if None not in values for pattern in kept)
+        for some in (rows, missing)
+    )
+    rollups = [values for values in missing if None in values and 0 < of_missing[values] == of_all[values]]
+    named: list[Values] = []
+    for values in sorted(rollups, key=of_missing.__getitem__, reverse=True):
+        if not any(_holds(one, values) for one in named):
+            named.append(values)
+            yield values, of_missing[values]
+    for values in missing:
+        if None not in values and not any(_holds(one, values) for one in named):
+            yield values, 1
+
+
+def _summed(values: Values, kept: Sequence[bool]) -> Values:
+    return tuple(value if keep else None for value, keep in zip(values, kept, strict=True))
+
+
+def _holds(rollup: Values, values: Values) -> bool:
+    return all(mine is None or mine == theirs for mine, theirs in zip(rollup, values, strict=True))
+
+
+def _runs(periods: Sequence[np.datetime64], grain: Grain) -> Iterator[tuple[np.datetime64, np.datetime64]]:
+    """First and last of each run of periods that follow each other; periods ascend."""
+    first = 0
+    for i, period in enumerate(periods):
+        if i + 1 == len(periods) or periods[i + 1] - period > length(1, grain):
+            yield periods[first], period
+            first = i + 1
