@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from quality_data import ORDINARY, Case, training
+from quality_data import ORDINARY, Case
 from scipy.special import gammainc, gammaincc, roots_hermitenorm
 from sklearn.svm import OneClassSVM
 
-from segwatch.core.calibration import alert_thresholds
+from segwatch.core.baseline import Recursion
+from segwatch.core.calibration import alert_thresholds, pooled
 from segwatch.core.detector import Scaling
 from segwatch.core.features import FeatureSet
 from segwatch.core.panel import Bools, Floats, Ints, Panel
-from segwatch.core.training import complete_rows, ended_after, fit_panel
+from segwatch.core.rollup import with_rollups
+from segwatch.core.training import Prepared, Rows, fit_rows, n_trained
 from segwatch.core.window import Grain
 
 ALPHA, FDR = 0.01, 0.1
+ADAPT_AFTER: Mapping[Grain, int] = {"day": 7, "hour": 48}
 # MSTL takes about a second a fit on hours.
 SAMPLE: Mapping[Grain, int] = {"day": 40, "hour": 10}
 _LEAST_ROWS = 30
@@ -63,41 +66,60 @@ class Method:
 
 
 def segwatch(case: Case) -> Scored:
-    """The product as it is: -ln p, and is_anomaly at the default alpha and fdr."""
-    features = _feature_set(case)
-    scored, panel = case.scored, case.panel
-    fitted = list(fit_panel(training(panel, scored), features, case.min_history))
-    scale = np.array([segment.scale for segment in fitted])
-    context = features.context(panel.values, scale)[:, -scored:]
-    values = panel.values[:, -scored:]
-    wanted = features.is_complete(context) & ~np.isnan(values) & ~panel.ended(ended_after(features))[:, -scored:]
-    p_values = np.full(values.shape, np.nan)
-    for i, segment in enumerate(fitted):
-        rows = wanted[i]
-        if segment.detector is not None and rows.any():
-            X = features.features(values[i, rows], context[i, rows], np.full(int(rows.sum()), scale[i]))
-            p_values[i, rows] = segment.detector.p_value(X)
-    return _decided(case, p_values)
+    """The product as it is: -ln p, and is_anomaly at the default alpha and fdr; no roll-ups."""
+    return _segwatch(case, case.panel)
 
 
-def _decided(case: Case, p_values: Floats) -> Scored:
-    """-ln p, and what the product flags across the segments of each period.
+def with_its_rollups(case: Case) -> tuple[Panel, Scored]:
+    """The same with the total and each dimension's values, as the product does by default: the Panel and all rows."""
+    panel = with_rollups(case.panel, 1)
+    return panel, _segwatch(case, panel)
 
-    Promised is what p-values that are uniform on ordinary cells would flag at the thresholds used.
-    """
+
+def _segwatch(case: Case, panel: Panel) -> Scored:
+    rows, before = _rows(case, panel)
+    some = slice(-case.scored, None)
+    observed = (~np.isnan(np.asarray(panel.values)[:, : -case.scored])).sum(axis=1).tolist()
+    detectors = [fit_rows(X, n, case.min_history).detector for X, n in zip(before.each(), observed, strict=True)]
+    pool = pooled([one.calibration for one in detectors if one])
+    p_values = np.full(rows.values[:, some].shape, np.nan)
+    for i, detector in enumerate(detectors):
+        wanted = rows.is_complete[i, some]
+        if detector is not None and pool is not None and wanted.any():
+            p_values[i, wanted] = detector.pooled(pool).p_value(rows.X[i, some][wanted])
+    ongoing = _feature_set(case).is_ongoing(rows.values[:, some], rows.contexts[:, some])
+    thresholds = _thresholds(np.where(ongoing & ~np.isnan(p_values), 1.0, p_values))
+    flags = (p_values <= thresholds) & ~ongoing
+    return Scored(-np.log(p_values), flags, _promised(case, thresholds), p_values)
+
+
+def _rows(case: Case, panel: Panel) -> tuple[Rows, Rows]:
+    """The rows that train and are scored, and the former alone: no row depends on a later one."""
+    prepared = Prepared.of(panel, Recursion(_feature_set(case), ADAPT_AFTER[panel.window.grain]))
+    keep = min(n_trained(prepared) + case.scored, len(panel.window))
+    rows = Rows.of(prepared, keep)
+    return rows, rows.until(keep - case.scored)
+
+
+def _thresholds(p_values: Floats) -> Floats:
+    """What the product flags across the rows of each period, NaN where there is no p-value."""
     known = ~np.isnan(p_values)
     thresholds = np.full(p_values.shape, np.nan)
     thresholds[known] = alert_thresholds(p_values[known], np.nonzero(known)[1], FDR, ALPHA)
-    ordinary = thresholds[case.judged & (case.events == ORDINARY)]
-    promised = 1000.0 * float(np.nan_to_num(ordinary).mean())
-    return Scored(-np.log(p_values), p_values <= thresholds, promised, p_values)
+    return thresholds
+
+
+def _promised(case: Case, thresholds: Floats) -> float:
+    """What p-values that are uniform on ordinary cells would flag at the thresholds used, of 1,000."""
+    of_segments = thresholds[: len(case.events)]
+    return 1000.0 * float(np.nan_to_num(of_segments[case.judged & (case.events == ORDINARY)]).mean())
 
 
 def largest_feature(case: Case) -> Scored:
     """max |z| of segwatch's features, scaled as its detector scales them; no SVM. Flags from 5 on."""
 
-    def score(X: Floats, tested: Floats, least_spread: Floats) -> Floats:
-        return np.asarray(np.abs(Scaling.fit(X, least_spread).apply(tested)).max(axis=1))
+    def score(X: Floats, tested: Floats) -> Floats:
+        return np.asarray(np.abs(Scaling.fit(X, 1.0).apply(tested)).max(axis=1))
 
     return _flagged(_on_features(case, score), 5.0)
 
@@ -115,7 +137,8 @@ def oracle(case: Case) -> Scored:
         below += weight * gammaincc(values + 1.0, rate)
         above += weight * np.where(values > 0, gammainc(np.maximum(values, 1.0), rate), 1.0)
     p_values = np.clip(2.0 * np.minimum(below, above), 1e-300, 1.0)
-    return _decided(case, p_values)
+    thresholds = _thresholds(np.where(np.isnan(values), np.nan, p_values))
+    return Scored(-np.log(p_values), p_values <= thresholds, _promised(case, thresholds), p_values)
 
 
 def weekday_z(case: Case) -> Scored:
@@ -192,7 +215,7 @@ def ecod(case: Case) -> Scored:
 def _pyod_on_features(case: Case, make: Callable[[], object]) -> Scored:
     """The score less the model's own threshold, which its default contamination puts at 10 % of the training."""
 
-    def score(X: Floats, tested: Floats, _: Floats) -> Floats:
+    def score(X: Floats, tested: Floats) -> Floats:
         model = make()
         model.fit(X)  # type: ignore[attr-defined]
         return np.asarray(model.decision_function(tested) - model.threshold_)  # type: ignore[attr-defined]
@@ -235,38 +258,25 @@ def _filled(y: Floats, season: int) -> Floats:
 
 
 def _feature_set(case: Case) -> FeatureSet:
-    return FeatureSet(case.panel.window.grain, True)
+    return FeatureSet(case.panel.window.grain, "count")
 
 
 def _flagged(scores: Floats, above: float, promised: float | None = None) -> Scored:
     return Scored(scores, np.nan_to_num(scores, nan=-np.inf) > above, promised)
 
 
-def _on_features(case: Case, score: Callable[[Floats, Floats, Floats], Floats]) -> Floats:
+def _on_features(case: Case, score: Callable[[Floats, Floats], Floats]) -> Floats:
     """Scores of a model per segment on segwatch's features, of the segments that have enough of them to learn from.
 
-    score: of the training's rows, the scored rows and the least spreads.
+    score: of the training's rows and the scored rows.
     """
     scores = np.full(case.events.shape, np.nan)
-    for i, X, rows, tested, least in _feature_rows(case):
-        scores[i, rows] = score(X, tested, least)
+    rows, before = _rows(case, case.panel)
+    for i, X in enumerate(before.each()):
+        wanted = rows.is_complete[i, -case.scored :]
+        if len(X) >= _LEAST_ROWS and np.ptp(X, axis=0).any() and wanted.any():
+            scores[i, wanted] = score(X, rows.X[i, -case.scored :][wanted])
     return scores
-
-
-def _feature_rows(case: Case) -> Iterator[tuple[int, Floats, Bools, Floats, Floats]]:
-    """For each segment: its place, training rows, which scored periods have features, those, and the least spreads."""
-    features, scored = _feature_set(case), case.scored
-    one = np.array([1.0])
-    for i, values in enumerate(case.panel.values):
-        history = values[:-scored]
-        X = complete_rows(history, 1.0, features, np.ones(len(history), dtype=bool))
-        if len(X) < _LEAST_ROWS or not np.ptp(X, axis=0).any():
-            continue
-        context = features.context(values[None, :], one)[0, -scored:]
-        rows = features.is_complete(context) & ~np.isnan(values[-scored:])
-        if rows.any():
-            tested = features.features(values[-scored:][rows], context[rows], np.ones(int(rows.sum())))
-            yield i, X, rows, tested, features.least_spread(float(np.nanmedian(history)))
 
 
 def _on_observed(

@@ -17,9 +17,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
-from peers import METHODS, Method, Scored
+from peers import METHODS, Method, Scored, with_its_rollups
 from peers import robust_z as robust_z
-from quality_data import CASES, DIMENSIONS, SEEDS, Case, generated
+from quality_data import CASES, DIMENSIONS, NOISES, PARENTS, SEEDS, Case, generated, noise
 from quality_data import data as data
 from quality_metrics import (
     PER_1000,
@@ -58,6 +58,7 @@ class Result:
     parent: dict[str, float] = field(default_factory=dict)
     kinds: dict[str, tuple[int, int]] = field(default_factory=dict)
     p_values: dict[str, float] = field(default_factory=dict)
+    rollups: dict[str, int] = field(default_factory=dict)
     flights: dict[str, int] = field(default_factory=dict)
     flags: list[str] = field(default_factory=list)
 
@@ -81,9 +82,11 @@ def main() -> None:
             print(f"{name} is left out: pip install -r benchmarks/requirements.txt\n")
             continue
         found = [result for seed, case in cases for result in judged(case, methods, seed)]
+        found += [judge_rollups(case, seed) for seed, case in cases if case.is_parent.any()]
         # A data set can take minutes: what is known of it is shown.
         print("\n\n".join(tables(found)) + "\n", flush=True)
         results += found
+    results += [judge(case, "segwatch", METHODS[0].score(case)) for case in map(noise, NOISES)]
     if any(r.p_values for r in results):
         print(f"**ordinary rows per 1,000 with a p-value of at most**\n\n{_p_value_table(results)}")
     if options.json:
@@ -170,6 +173,7 @@ def _judge_flights(case: Case, method: str, scored: Scored) -> Result:
 def tables(results: list[Result]) -> list[str]:
     """The Markdown tables of the results, without those of p-values."""
     parts = []
+    rollups, results = [r for r in results if r.rollups], [r for r in results if not r.rollups]
     for name in dict.fromkeys(r.data for r in results if r.data != "flights"):
         some = [r for r in results if r.data == name]
         seeds = list(dict.fromkeys(r.seed for r in some if r.seed is not None))
@@ -183,6 +187,8 @@ def tables(results: list[Result]) -> list[str]:
             parts.append(
                 f"**{name}: average precision and recall at {USUAL} per 1,000, by seed**\n\n{_seed_table(some, seeds)}"
             )
+    if rollups:
+        parts.append(_rollup_table(rollups))
     if any(r.flights for r in results):
         parts.append(_flights_table([r for r in results if r.flights]))
     return parts
@@ -262,6 +268,43 @@ def _flights_table(results: list[Result]) -> str:
         f"\n\nWhat segwatch flagged of them: {', '.join(r.flags)}" for r in results if r.method == "segwatch"
     )
     return f"{title}\n\n{_markdown(header, rows)}{flags}"
+
+
+def judge_rollups(case: Case, seed: int | None = None) -> Result:
+    """Parent events that the roll-up of their own country or platform shows, and what roll-ups flag without any."""
+    panel, scored = with_its_rollups(case)
+    segments, n = panel.segments, len(case.panel.segments)
+    planted = case.judged & (case.events >= 0)
+    shown = []
+    for number, kind in enumerate(case.kinds):
+        hit = planted & (case.events == number)
+        if kind in PARENTS and hit.any():
+            dimension = PARENTS.index(kind)
+            value = segments.values[int(np.argwhere(hit)[0, 0])][dimension]
+            own = tuple(value if d == dimension else None for d in range(len(segments.dimensions)))
+            # One segment alone has no roll-up.
+            if own in segments.values:
+                shown.append(bool((scored.flags[segments.values.index(own)] & hit.any(axis=0)).any()))
+    ordinary = false = 0
+    for row in range(n, len(segments)):
+        pairs = [zip(segments.values[row], values, strict=True) for values in segments.values[:n]]
+        members = [i for i, pair in enumerate(pairs) if all(own in (None, value) for own, value in pair)]
+        quiet = ~planted[members].any(axis=0)
+        ordinary, false = ordinary + int(quiet.sum()), false + int((scored.flags[row] & quiet).sum())
+    result = Result(case.name, "segwatch's roll-ups", seed, {})
+    result.rollups = {"shown": sum(shown), "events": len(shown), "ordinary": ordinary, "false": false}
+    return result
+
+
+def _rollup_table(results: list[Result]) -> str:
+    rows = []
+    for name in dict.fromkeys(r.data for r in results):
+        some = [r.rollups for r in results if r.data == name]
+        total = {key: sum(one[key] for one in some) for key in some[0]}
+        share = f"{1000 * total['false'] / max(1, total['ordinary']):.1f}"
+        rows.append([name, f"{total['shown']}/{total['events']}", share])
+    title = "**roll-ups**: parent events that the roll-up of their own country or platform shows"
+    return f"{title}\n\n{_markdown(['data', 'shown', 'false per 1,000'], rows)}"
 
 
 def _by_method(results: list[Result]) -> list[tuple[str, list[Result]]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from scipy.signal import lfilter
 
 from segwatch.core.panel import Bools, Floats, History, Ints, Panel, Segments, build_panel
 from segwatch.core.segment import segment_id
@@ -329,6 +330,41 @@ def _plant_hours(rate: Floats, names: list[tuple[str, str, str]], n: int, seed: 
     return events, kinds
 
 
+NOISES = ("independent", "autocorrelated", "Poisson 0.5", "Poisson 3", "near-constant", "1 % contaminated training")
+
+
+def noise(kind: str, segments: int = 60, days: int = 1000, seed: int = SEED) -> Case:
+    """Counts without any event in the scored days, of one kind of noise around a weekly pattern.
+
+    independent, autocorrelated, contaminated: log-normal rates of 200 a day, standard deviation 0.1, half of whose
+    variance has a memory of days where they are autocorrelated; Poisson counts of them. near-constant: 2 to 25 a day,
+    one more or one less on 10 of 100. contaminated: one of 100 days before the scored ones is a third or the triple.
+    """
+    rng = np.random.default_rng([seed, NOISES.index(kind)])
+    window = Window(END - length(days, "day"), END)
+    week = rng.uniform(0.7, 1.3, size=(segments, 7))[:, np.arange(days) % 7]
+    match kind:
+        case "Poisson 0.5" | "Poisson 3":
+            values = rng.poisson(float(kind.split()[1]) * week).astype(float)
+        case "near-constant":
+            steps = rng.choice([-1, 1], size=(segments, days)) * (rng.random((segments, days)) < 0.1)
+            values = np.maximum(0.0, np.rint(rng.integers(2, 26, size=(segments, 1)) * week) + steps)
+        case _:
+            normals = rng.normal(size=(segments, days))
+            if kind == "autocorrelated":
+                memory = lfilter([0.6], [1.0, -0.8], rng.normal(size=(segments, days + 100)), axis=1)[:, 100:]
+                normals = (normals + memory) / np.sqrt(2.0)
+            values = rng.poisson(200.0 * week * np.exp(0.1 * normals)).astype(float)
+    if kind.startswith("1 %"):
+        past = np.arange(days) < days - SCORED
+        hit = (rng.random((segments, days)) < 0.01) & past
+        values = np.where(hit, np.rint(values * rng.choice([1 / 3, 3.0], size=values.shape)), values)
+    names = [(f"segment {i:02d}",) for i in range(segments)]
+    return Case(
+        f"noise, {kind}", _complete(names, ("segment",), window, values), np.full((segments, SCORED), ORDINARY), ()
+    )
+
+
 FLIGHTS_SCORED = 61
 _ORDINARY_DAYS = (("2013-11-01", "2013-11-26"), ("2013-12-01", "2013-12-04"), ("2013-12-11", "2013-12-13"),
                   ("2013-12-16", "2013-12-19"))  # fmt: skip
@@ -363,26 +399,6 @@ def flights() -> Case | None:
     ordinary = np.any([(days >= np.datetime64(a)) & (days <= np.datetime64(b)) for a, b in _ORDINARY_DAYS], axis=0)
     events = np.where(ordinary, ORDINARY, NOT_JUDGED)
     return Case("flights", panel, np.tile(events, (len(panel.segments), 1)), ())
-
-
-def training(panel: Panel, scored: int) -> Panel:
-    """The Panel as it was before the scored periods: segments that had a row by then keep their place."""
-    values = panel.values[:, :-scored]
-    window = Window(panel.window.start, panel.window.end - length(scored, panel.window.grain), panel.window.grain)
-    complete = panel.history.last_seen.min() == panel.window.times[-1] and not np.isnan(values).any()
-    history = _history(panel.segments, window, values)
-    if complete:
-        history = History(panel.segments, panel.history.first_seen, np.repeat(window.times[-1], len(panel.segments)))
-    return Panel(history, window, values)
-
-
-def _history(segments: Segments, window: Window, values: Floats) -> History:
-    """First and last period with a count; a segment without any has the Window's first as both."""
-    counted = np.nan_to_num(values) > 0
-    some = counted.any(axis=1)
-    first = np.where(some, counted.argmax(axis=1), 0)
-    last = np.where(some, counted.shape[1] - 1 - counted[:, ::-1].argmax(axis=1), 0)
-    return History(segments, window.times[first], window.times[last])
 
 
 def _complete(names: Sequence[tuple[str, ...]], dimensions: tuple[str, ...], window: Window, values: Floats) -> Panel:

@@ -24,9 +24,11 @@ from pathlib import Path
 import numpy as np
 import quality
 
+from segwatch.core.baseline import Recursion
 from segwatch.core.bundle import ModelBundle, Rules, write_bundle
 from segwatch.core.features import FEATURES, FeatureSet
-from segwatch.core.training import fit_panel
+from segwatch.core.rollup import with_rollups
+from segwatch.core.training import Prepared, fit_prepared
 
 SEGMENTS, INSTANCES, BODIES = 27, 10, 64
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -57,8 +59,8 @@ def processor() -> str:
 
 def model(path: Path) -> ModelBundle:
     panel, _ = quality.data(SEGMENTS, seed=7)
-    features = FeatureSet("day", is_count=True)
-    return write_bundle(path, "new_users", panel, features, Rules(0.01, 0.1, 90), fit_panel(panel, features, 90))
+    prepared = Prepared.of(with_rollups(panel, 1), Recursion(FeatureSet("day", "count"), 7))
+    return write_bundle(path, "new_users", prepared, Rules(0.01, 0.1, 90), fit_prepared(prepared, 90), 1)
 
 
 @contextmanager
