@@ -143,7 +143,7 @@ def infer_rows(summary: InferSummary) -> dict[str, str]:
         "anomalies": f"{summary.n_anomalies:,}",
     }
     for worst in summary.worst:
-        rows[f"  {worst.segment}"] = f"{worst.impact:{_size(worst.impact)}} in {worst.n_anomalies} alerts"
+        rows[f"  {worst.segment}"] = f"{worst.impact:{_size(worst.impact)}} in {_alerts(worst.n_anomalies)}"
     if summary.gaps:
         rows["no data"] = "\n".join(_gap_lines(summary.gaps))
     rows |= _warnings(summary.warnings)
@@ -219,9 +219,13 @@ def backtest_rows(weeks: Mapping[str, Sequence[BacktestWeek]]) -> dict[str, str]
     return rows
 
 
+def _alerts(n: int) -> str:
+    return f"{n:,} alert{'s' * (n != 1)}"
+
+
 def _backtest_line(week: BacktestWeek) -> str:
     worst = ", ".join(f"{one.segment} {one.impact:{_size(one.impact)}}" for one in week.worst)
-    return f"{week.n_anomalies:,} alerts" + (f": {worst}" if worst else "")
+    return _alerts(week.n_anomalies) + (f": {worst}" if worst else "")
 
 
 def _share(share: float) -> str:

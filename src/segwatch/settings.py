@@ -295,7 +295,8 @@ def load_settings(path: Path, target: str | None = None) -> Settings:
     """
     _check_variables()
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        # Some editors put a byte order mark before UTF-8.
+        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise SettingsError(
             f"there is no settings file {path}: run `segwatch init` to write one, or name it with --settings"

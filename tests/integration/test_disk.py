@@ -88,7 +88,7 @@ def test_a_refusal_of_bytes_stops_what_writes_loses_nothing_and_is_over_when_it_
     )
     assert after == before
     assert [path.name for path in (disk / ".segwatch" / "runs").iterdir()] == []
-    listed = segwatch(home, "models", "list").stdout.splitlines()
+    _, *listed = segwatch(home, "models", "list").stdout.splitlines()
     assert [line.split("\t")[0] for line in listed] == ["1"]
     for command in (INSERT, TRAIN, INFER, ("report",)):
         segwatch(disk, *command)

@@ -115,8 +115,10 @@ def test_the_daily_job_trains_only_when_the_champion_is_missing_or_old(tmp_path,
     assert chose("2026-11-16") == "there is no champion"
     assert chose("2026-11-17").startswith("no:")
     assert "7 days ago" in chose("2026-11-23")
-    listed = segwatch(tmp_path, "models", "list").stdout.splitlines()
+    header, *listed = segwatch(tmp_path, "models", "list").stdout.splitlines()
+    assert header.split("\t") == ["version", "registered", "trained on", "alias", "gate"]
     assert [line.split("\t")[0] for line in listed] == ["2", "1"]
+    assert listed[0].endswith("passed")
     segwatch(tmp_path, "models", "rollback")
     assert "version\t1" in segwatch(tmp_path, "models", "show").stdout
     segwatch(tmp_path, "report")

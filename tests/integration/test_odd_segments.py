@@ -73,4 +73,5 @@ def test_a_segment_that_is_too_young_alone_cannot_be_trained_and_is_named(tmp_pa
     said = error(segwatch(tmp_path, "train", "--as-of", SPLIT, code=3))
     assert f"no segment of revenue can be trained in [2026-09-25, {SPLIT}); the first, it: 40 periods" in said
     assert "segwatch train" in error(segwatch(tmp_path, "infer", "--as-of", SPLIT, code=3))
-    assert segwatch(tmp_path, "models", "list").stdout == ""
+    listed = segwatch(tmp_path, "models", "list")
+    assert listed.stdout == "" and "has no version yet: run `segwatch train`" in listed.stderr

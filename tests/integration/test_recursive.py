@@ -285,4 +285,4 @@ def test_a_change_that_stays_is_told_until_it_is_the_new_normal(tmp_path, segwat
     assert rows["expected"].iloc[2:9].min() > 90 and rows["expected"].iloc[10:].max() < 60
     edit_settings(folder, "retrain_every", "adapt_after = 3\nretrain_every")
     segwatch(folder, "run", "--as-of", day(0))
-    assert len(segwatch(folder, "models", "list").stdout.splitlines()) == 2
+    assert len(segwatch(folder, "models", "list").stdout.splitlines()) == 1 + 2

@@ -45,7 +45,7 @@ def test_train_score_roll_back_and_destroy(tmp_path, segwatch, bucket, vertex):
     said = segwatch(tmp_path, "--log-format", "json", "infer", "--start", SPLIT, "--end", END)
     assert json.loads(said.stderr.splitlines()[-1] if said.stderr else said.stdout.splitlines()[-1])
     segwatch(tmp_path, "models", "rollback")
-    listed = segwatch(tmp_path, "models", "list").stdout.splitlines()
+    _, *listed = segwatch(tmp_path, "models", "list").stdout.splitlines()
     assert [line.split("\t")[0] + line.split("\t")[3] for line in listed] == ["2", "1champion"]
     assert f", {SPLIT})" in listed[1]
     shown = segwatch(tmp_path, "models", "show").stdout

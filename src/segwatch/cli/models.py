@@ -25,12 +25,19 @@ def _versions(context: typer.Context, metric: str | None) -> tuple[ModelRegistry
 
 @models_app.command("list")
 def models_list(context: typer.Context, metric: MetricOption = None) -> None:
-    """Print the versions, newest first."""
+    """Print the versions, newest first, with what the gate said of each."""
     registry, name = _versions(context, metric)
-    for version in registry.versions(name):
+    versions = registry.versions(name)
+    if not versions:
+        typer.echo(f"{name} has no version yet: run `segwatch train`", err=True)
+        return
+    typer.echo("version\tregistered\ttrained on\talias\tgate")
+    for version in versions:
         parameters = version.parameters
         window = f"[{parameters.get('window_start')}, {parameters.get('window_end')})"
-        typer.echo(f"{version.version}\t{version.created_at:%Y-%m-%d %H:%M}\t{window}\t{','.join(version.aliases)}")
+        gate = version.tags.get("segwatch.gate", "")
+        aliases = ",".join(version.aliases)
+        typer.echo(f"{version.version}\t{version.created_at:%Y-%m-%d %H:%M}\t{window}\t{aliases}\t{gate}")
 
 
 @models_app.command("show")
