@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from segwatch.core.baseline import Baseline, Recursion
-from segwatch.core.features import FeatureSet
+from segwatch.core.features import FEATURES, FeatureSet
 from segwatch.core.groups import Groups
 from segwatch.core.replay import Pools, Series, Shared, Whole, contexts_of, go_through, slots
 from segwatch.core.rollup import Rollups, with_rollups
@@ -128,6 +128,17 @@ def test_a_segment_alone_shares_nothing_and_many_share_their_countrys_outage():
     assert np.abs(np.delete(past.shared.effects, it, axis=0)[:, 80:82]).max() < 0.2
     one, _ = gone(panel_of(np.random.default_rng(0).poisson(50, (1, 60))), "count")
     assert not one.shared.effects.any()
+
+
+def test_the_first_outage_of_a_calm_country_is_told_in_its_segments_and_in_no_other():
+    rng, days = np.random.default_rng(0), 365
+    it = np.array([name[0] == "it" for name in NAMES])
+    values = counts(rng, np.outer(rng.uniform(30.0, 3000.0, len(NAMES)), weekly(days, 1.0)))
+    values[it, -1] = np.rint(values[it, -1] * 0.7)
+    _, X = gone(panel_of(values, NAMES, DIMENSIONS), "count")
+    shared = X[:, -1, FEATURES.index("shared")]
+    assert shared[it].max() < -2
+    assert not shared[~it].any()
 
 
 def test_slots_begin_on_mondays():

@@ -21,7 +21,8 @@ _HUBER = 1.5
 _MOST_WEIGHT = 10.0
 # A group's effect within two of its standard errors is taken for chance (James and Stein 1961).
 _CHANCE = 4.0
-_RATE, _YOUNG, _CLIP = 0.02, 14.0, 3.0
+# Calm groups move about once a month: of more such periods, their first outage would be told nowhere.
+_RATE, _YOUNG, _CLIP = 0.02, 5.0, 3.0
 _LEAST_SCALE = 0.005
 _ABS_TO_SD = 1.2533
 
@@ -117,7 +118,7 @@ def effects_of(effects: Floats, groups: Ints) -> Floats:
 
 @dataclass
 class GroupScales:
-    """How much each group moves from period to period: (n_groups,) exponentially weighted scale and periods seen."""
+    """How much each group moves where it does: (n_groups,) exponentially weighted scale, and in how many periods."""
 
     scale: Floats
     n_seen: Floats
