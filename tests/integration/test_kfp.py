@@ -1,6 +1,7 @@
 """Both pipelines on KFP's local runner: the same model and the same predictions as in process."""
 
 import json
+import sys
 
 import duckdb
 import pandas as pd
@@ -89,3 +90,10 @@ def test_both_pipelines_compile_with_the_settings_as_parameters(folder, segwatch
     for document in (train, infer):
         assert "{{$.pipeline_job_schedule_time_utc}}" in json.dumps(document)
         assert '"enableCache": true' not in json.dumps(document)
+
+
+def test_compiling_without_kfp_names_the_extra_and_leaves_no_folder(tmp_path, segwatch, monkeypatch):
+    segwatch(tmp_path, "init")
+    monkeypatch.setitem(sys.modules, "kfp.compiler", None)
+    assert "pip install 'segwatch[kfp]'" in segwatch(tmp_path, "compile", code=2).stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["segwatch.toml"]

@@ -37,6 +37,7 @@ def compile_pipelines(settings: Settings, metric: str, folder: Path) -> list[Pat
 
     Raises SettingsError if the extra `kfp` is not installed.
     """
+    _kfp("kfp.compiler")  # first, as without it no folder is to be left behind
     folder.mkdir(parents=True, exist_ok=True)
     return [_compile(name, settings, metric, folder / f"segwatch-{name}.yaml") for name in ("train", "infer")]
 
