@@ -123,6 +123,18 @@ def test_nothing_is_removed_where_nobody_answers(trained, segwatch):
     assert ask(trained, f"select count(*) > 0 from {TABLE}") == [(True,)]
 
 
+def test_what_is_left_is_removed_where_the_database_is_gone_already(tmp_path, segwatch):
+    segwatch(tmp_path, "init")
+    segwatch(tmp_path, "create")
+    (tmp_path / "segwatch.duckdb").unlink()
+    said = segwatch(tmp_path, "destroy", code=2).stderr
+    assert f"there is no database {tmp_path / 'segwatch.duckdb'}, so no table is removed" in said
+    assert (tmp_path / "mlflow.db").exists()
+    assert "no table and no model" in segwatch(tmp_path, "destroy", "--yes").stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["segwatch.toml"]
+    segwatch(tmp_path, "destroy", "--yes")
+
+
 def test_data_that_segwatch_did_not_make_is_not_truncated_nor_replaced(trained, segwatch):
     change(trained, f"create or replace table {TABLE} as from {TABLE}")
     before = ask(trained, f"from {TABLE} order by all")

@@ -29,7 +29,9 @@ from segwatch.errors import UsageError
 
 if TYPE_CHECKING:
     from segwatch.core.bundle import ModelBundle
-    from segwatch.settings import Settings
+    from segwatch.settings import Settings, Target
+
+_FILE = "duckdb:///"
 
 
 def init(
@@ -160,9 +162,10 @@ def destroy(context: typer.Context, yes: Yes = False) -> None:
 
     settings = context.obj.settings().for_target(context.obj.target)
     registry, schedules = registry_of(context.obj, settings), _schedules(settings)
+    lost = _lost_database(settings.target(None))
     with opened_warehouse(context.obj, settings) as warehouse:
         made = {
-            "table": warehouse.created_tables(),
+            "table": [] if lost else warehouse.created_tables(),
             "model": registry.created(),
             "compiled pipelines": uploaded_pipelines(settings.target(None)),
             "schedule": [f"{pipeline} of {metric}" for pipeline, metric in schedules],
@@ -170,14 +173,23 @@ def destroy(context: typer.Context, yes: Yes = False) -> None:
         for kind, names in made.items():
             for name in names:
                 typer.echo(f"{kind} {name}")
+        if lost:
+            typer.echo(f"there is no database {lost}, so no table is removed", err=True)
         ask("Remove all of these?", yes)
         for pipeline, metric in schedules:
             vertex_of(settings).unschedule(pipeline, metric)
         remove_pipelines(settings.target(None), made["compiled pipelines"])
         # The warehouse last: the database file goes with it, and without one a second destroy could not finish.
         registry.destroy()
-        warehouse.drop_created()
+        if not lost:
+            warehouse.drop_created()
     context.obj.say("destroy", removed=", ".join(f"{len(names)} {kind}" for kind, names in made.items()))
+
+
+def _lost_database(target: Target) -> Path | None:
+    """The target's database where that is a file that is not there, as after somebody removed it by hand."""
+    path = Path(target.warehouse.removeprefix(_FILE))
+    return path if target.warehouse.startswith(_FILE) and not path.exists() else None
 
 
 def _schedules(settings: Settings) -> list[tuple[str, str]]:
