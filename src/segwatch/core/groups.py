@@ -23,7 +23,7 @@ _MOST_WEIGHT = 10.0
 _CHANCE = 4.0
 # Calm groups move about once a month: of more such periods, their first outage would be told nowhere.
 _RATE, _YOUNG, _CLIP = 0.02, 5.0, 3.0
-_LEAST_SCALE = 0.005
+_LEAST_SCALE, _FIRST = 0.005, 0.1
 _ABS_TO_SD = 1.2533
 
 TOTAL = (-1, "")
@@ -135,7 +135,8 @@ class GroupScales:
         """The scales, in place, have seen the effects of a period."""
         seen = effects != 0
         size = np.abs(effects) * _ABS_TO_SD
-        limit = np.where(self.n_seen > _YOUNG, _CLIP * self.scale, np.inf)
+        # A first effect that is an outage, or a blizzard, would hide the next for years.
+        limit = np.where(self.n_seen >= 1, _CLIP * np.maximum(self.scale, _LEAST_SCALE), _FIRST)
         size = np.minimum(size, limit)
         first = seen & np.isnan(self.scale)
         self.scale[first] = size[first]
