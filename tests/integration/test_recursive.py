@@ -138,12 +138,17 @@ def test_a_fall_spread_thin_over_many_segments_is_found_in_their_total(tmp_path,
     total = predictions(folder, "level = 'total' and is_anomaly")
     assert total["ts"].tolist() == [pd.Timestamp(day(3))] and total["direction"].tolist() == ["down"]
     assert total["p_value"].iloc[0] < 1e-4
-    # By themselves the segments say nothing.
-    edit_settings(folder, "retrain_every", "max_rollup_order = -1\nretrain_every")
-    segwatch(folder, "train", "--as-of", day(20), "--force")
+
+
+def test_one_segment_that_falls_by_as_little_says_nothing(tmp_path, segwatch):
+    means = {(f"c{i}", channel): 20 for i in range(15) for channel in ("ads", "web")}
+    change = lambda country, channel, back: 0.75 if (country, channel, back) == ("c0", "ads", 3) else 1.0  # noqa: E731
+    folder = project(tmp_path, segwatch, counts(means, change=change))
+    segwatch(folder, "train", "--as-of", day(20))
     segwatch(folder, "infer", "--start", day(5), "--end", day(0))
-    alone = predictions(folder, f"ts = '{day(3)}'")
-    assert len(alone) == 30 and not alone["is_anomaly"].any()
+    found = predictions(folder, f"ts = '{day(3)}'")
+    assert not found["is_anomaly"][found["level"] != "country/channel"].any()
+    assert not found["is_anomaly"][found["name"] == "c0/ads"].any()
 
 
 def test_without_roll_ups_only_segments_are_scored(tmp_path, segwatch):
