@@ -17,6 +17,7 @@ from pydantic_settings import SettingsError as VariableError
 from segwatch.core.baseline import Recursion
 from segwatch.core.features import FeatureSet
 from segwatch.core.noise import Kind
+from segwatch.core.schema import CALENDAR_COLUMNS
 from segwatch.core.window import Grain
 from segwatch.errors import SettingsError
 
@@ -148,6 +149,11 @@ class Metric(_Frozen):
     )
     timezone: str = Field("UTC", description="Whose hours and weeks an hourly metric follows: Europe/Rome")
     holidays: Holidays | None = Field(None, description="Public holidays that are expected to be other than usual")
+    calendar: str = Field(
+        "",
+        description="Table of the user's own days: first_day, last_day, event, effect (mask or expect), and any of the"
+        " dimensions",
+    )
     max_rollup_order: int = Field(
         1,
         ge=-1,
@@ -175,6 +181,7 @@ class Metric(_Frozen):
                 )
         if self.holidays and self.holidays.dimension not in self.dimensions:
             raise ValueError(f"holidays.dimension is {self.holidays.dimension!r}, which is none of the dimensions")
+        self._check_calendar()
         if self.timezone not in available_timezones():
             raise ValueError(f"timezone {self.timezone!r} is no time zone: name one as Europe/Rome, or UTC")
         if len({name.lower() for name in self.columns}) != len(self.columns):
@@ -184,6 +191,18 @@ class Metric(_Frozen):
         if self.adapt_after == 0:
             object.__setattr__(self, "adapt_after", _DEFAULT_ADAPT_AFTER[self.grain])
         return self
+
+    def _check_calendar(self) -> None:
+        if not self.calendar:
+            return
+        if self.calendar.lower() == self.table.lower():
+            raise ValueError(f"calendar is {self.calendar!r}, the metric's own table: name the table of your days")
+        for name in self.dimensions:
+            if name.lower() in CALENDAR_COLUMNS:
+                raise ValueError(
+                    f"the dimension {name!r} has the name of a column of the calendar: make a view of the metric's"
+                    " table that renames it"
+                )
 
     @property
     def feature_set(self) -> FeatureSet:
@@ -449,6 +468,7 @@ missing = "zero"                    # an absent row is: zero (a count) or gap (n
 # adapt_after = 7                   # anomalous periods after which a lasting shift is the new normal
 # max_rollup_order = 1              # sums watched too: 0 the total, 1 each value of a dimension, 2 pairs; -1 none
 # holidays = {dimension = "country_code"}  # public holidays to expect, by a dimension whose values are countries
+# calendar = "days"                 # a table of your own days: first_day, last_day, event, effect, any dimensions
 # timezone = "UTC"                  # whose hours and weeks an hourly metric follows: Europe/Rome
 # alert_budget = 0                  # alerts a week at most, in place of fdr; 0: fdr
 # settle = 0                        # last periods that are not scored yet, as rows may still arrive late

@@ -65,6 +65,24 @@ def test_a_file_that_is_no_settings_is_named(project, segwatch, content, said):
         assert "segwatch.toml" in told and said in told
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("CALENDAR", "New_users_metrics", "calendar is 'New_users_metrics', the metric's own table: name the table of"),
+        ("DIMENSIONS", '["country_code", "Event"]', "the dimension 'Event' has the name of a column of the calendar"),
+    ],
+)
+def test_a_calendar_that_cannot_be_one_is_named(project, segwatch, monkeypatch, key, value, said):
+    monkeypatch.setenv("SEGWATCH_METRICS__NEW_USERS__CALENDAR", "days")
+    monkeypatch.setenv(f"SEGWATCH_METRICS__NEW_USERS__{key}", value)
+    assert said in error(segwatch(project, "create", code=2))
+
+
+def test_only_a_metric_with_a_calendar_refuses_the_names_of_its_columns(project, segwatch, monkeypatch):
+    monkeypatch.setenv("SEGWATCH_METRICS__NEW_USERS__DIMENSIONS", '["country_code", "event"]')
+    segwatch(project, "create")
+
+
 def test_a_folder_in_place_of_the_settings_file_is_named(tmp_path, segwatch):
     (tmp_path / "segwatch.toml").mkdir()
     assert "segwatch.toml is a folder: name a file in it" in error(segwatch(tmp_path, "train", code=2))

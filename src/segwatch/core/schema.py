@@ -152,6 +152,27 @@ def observations_schema(dimensions: Sequence[str], sums: Iterable[str] = ("value
     )
 
 
+CALENDAR_COLUMNS = ("first_day", "last_day", "event", "effect")
+"""Columns of a calendar beside its dimensions."""
+
+
+def calendar_schema(dimensions: Sequence[str]) -> pa.Schema:
+    """What a warehouse returns of the user's own days: one row per event and the segments that it concerns.
+
+    first_day, last_day: UTC, both inclusive; a time of the day where the table has one. effect: `mask` or `expect`.
+    A dimension holds the value that is concerned, as observations have it, and NULL for any value.
+    """
+    return pa.schema(
+        [
+            pa.field("first_day", pa.timestamp("us"), nullable=False),
+            pa.field("last_day", pa.timestamp("us"), nullable=False),
+            pa.field("event", pa.string(), nullable=False),
+            pa.field("effect", pa.string(), nullable=False),
+            *(pa.field(name, pa.string()) for name in dimensions),
+        ]
+    )
+
+
 def to_metadata(document: dict[str, Any]) -> str:
     """Canonical JSON: the same document always gives the same text."""
     return json.dumps(document, sort_keys=True, separators=(",", ":"))
