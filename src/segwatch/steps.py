@@ -30,7 +30,7 @@ from segwatch.core.noise import Kind
 from segwatch.core.panel import Bools, Floats, History, Ints, Panel, Segments, build_panel
 from segwatch.core.replay import Pools, Series, Whole, go_through
 from segwatch.core.rollup import Rollups, with_rollups
-from segwatch.core.schema import TableSchema
+from segwatch.core.schema import TableSchema, calendar_schema
 from segwatch.core.segment import Selection, describe, is_selected, shard
 from segwatch.core.training import Prepared, Progress, ended_after, fit_prepared
 from segwatch.core.window import Window
@@ -75,6 +75,13 @@ def extract(warehouse: Warehouse, metric: Metric, window: Window, to: Path) -> i
     observations = warehouse.observations(metric, window)
     feather.write_feather(observations, str(to), compression="lz4")
     return int(observations.num_rows)
+
+
+def calendar(warehouse: Warehouse, metric: Metric, to: Path) -> None:
+    """The file `to` holds the user's own days, as `calendar_schema` says; none where the metric has no calendar."""
+    days = warehouse.calendar(metric)
+    none = calendar_schema(metric.dimensions).empty_table()
+    feather.write_feather(none if days is None else days, str(to), compression="lz4")
 
 
 def preprocess(observations: Path, metric: Metric, window: Window, to: Path, selection: Selection) -> Panel:

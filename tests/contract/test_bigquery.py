@@ -288,6 +288,22 @@ def test_bytes_to_read_are_those_of_the_denominator_too(project: Project, sent: 
     assert [any(column.name == "visits" for column in tree.find_all(exp.Column)) for tree in asked] == [True, True]
 
 
+def test_bytes_to_read_are_those_of_the_calendar_too(project: Project, sent: Sent) -> None:
+    project.warehouse.create_table("users", metric_schema(USERS))
+    project.run("CREATE TABLE main.days AS SELECT DATE '2024-01-05' AS first_day, 'sale' AS event, 'mask' AS effect")
+    assert project.warehouse.bytes_to_read(USERS.model_copy(update={"calendar": "days"}), JANUARY) is not None
+    dry = [job for job in sent.jobs if job.get("dryRun")]
+    assert len(dry) == 3 and "days" in dry[-1]["query"]["query"]
+
+
+def test_a_calendar_is_read_by_a_filter_on_its_bare_first_day(project: Project, sent: Sent) -> None:
+    project.make_dataset("main")
+    project.run("CREATE TABLE main.days AS SELECT DATE '2024-01-05' AS first_day, 'sale' AS event, 'mask' AS effect")
+    [row] = project.warehouse.calendar(USERS.model_copy(update={"calendar": "days"})).to_pylist()
+    assert row["event"] == "sale"
+    assert re.search(r"`first_day` >= (CAST\('0001-01-01' AS DATE\)|DATE\(1, 1, 1\))", sent.queries[-1])
+
+
 # Temporary tables
 
 

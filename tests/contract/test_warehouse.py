@@ -33,13 +33,14 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from pyarrow import parquet
+from pyarrow import feather, parquet
 
-from segwatch.core.schema import Column, TableSchema, observations_schema
+from segwatch import steps
+from segwatch.core.schema import Column, TableSchema, calendar_schema, observations_schema
 from segwatch.core.window import Window
 from segwatch.errors import BackendError, DataError, SettingsError
 from segwatch.settings import Endpoints, Google, Metric
-from segwatch.warehouses import Warehouse, open_warehouse
+from segwatch.warehouses import Warehouse, calendar, open_warehouse
 from segwatch.warehouses.duckdb_errors import explain, translated
 
 KEYS = ["created_at", "country_code", "platform", "channel"]
@@ -940,6 +941,230 @@ def test_a_view_whose_rows_do_not_convert_is_a_data_error(backend: Backend, ware
     # BigQuery says the value too; the emulator says another sentence.
     with pytest.raises(DataError, match=r"many|the view 'users' cannot be read"):
         warehouse.observations(metric(), JANUARY)
+
+
+# Calendars
+
+
+def days_table(*rows: str, **columns: str) -> str:
+    """SQL of a calendar with one good row, with columns changed; rows: the WHERE of it, as FALSE."""
+    held = {
+        "first_day": "DATE '2024-01-05'",
+        "last_day": "DATE '2024-01-07'",
+        "event": "'sale'",
+        "effect": "'mask'",
+    }
+    wanted = ", ".join(f"{value} AS {name}" for name, value in {**held, **columns}.items() if value)
+    return f"CREATE TABLE days AS SELECT {wanted}" + "".join(f" FROM range(1) WHERE {row}" for row in rows)
+
+
+def with_calendar(**changes: Any) -> Metric:
+    return metric(calendar="days", **changes)
+
+
+def test_a_metric_without_a_calendar_has_none(backend: Backend, warehouse: Warehouse) -> None:
+    backend.run(days_table())
+    assert warehouse.calendar(metric()) is None
+
+
+@on_backends("type_", ["DATE", "TIMESTAMP", "TIMESTAMPTZ"], not_bigquery=["TIMESTAMP_S", "TIMESTAMP_MS"])
+def test_a_calendar_is_read_in_the_promised_form(backend: Backend, warehouse: Warehouse, type_: str) -> None:
+    zone = "+00" if type_ == "TIMESTAMPTZ" else ""
+    midnight = "" if type_ == "DATE" else f" 00:00:00{zone}"
+    backend.run(
+        f"CREATE TABLE days (note INT, platform VARCHAR, effect VARCHAR, event VARCHAR, last_day {type_},"
+        f" first_day {type_})",
+        f"INSERT INTO days VALUES (1, NULL, 'mask', NULL, NULL, '2024-02-01{midnight}')",
+        f"INSERT INTO days VALUES (2, '<null>', 'expect', 'b''s', '2024-01-09{midnight}', '1969-12-30{midnight}')",
+        f"INSERT INTO days VALUES (3, 'nobody', 'expect', 'a', '2024-02-01{midnight}', '2024-02-01{midnight}')",
+        f"INSERT INTO days VALUES (4, 'ios', 'expect', 'a', '2024-02-01{midnight}', '2024-02-01{midnight}')",
+        f"INSERT INTO days VALUES (5, NULL, 'expect', 'a', '2024-02-01{midnight}', '2024-02-01{midnight}')",
+    )
+    found = warehouse.calendar(with_calendar())
+    assert found is not None and found.schema == calendar_schema(DIMENSIONS)
+    old, january, february = dt.datetime(1969, 12, 30), dt.datetime(2024, 1, 9), dt.datetime(2024, 2, 1)
+    assert [tuple(row.values()) for row in found.to_pylist()] == [
+        (old, january, "b's", "expect", None, "<null>"),
+        (february, february, "a", "expect", None, "ios"),
+        (february, february, "a", "expect", None, "nobody"),
+        (february, february, "a", "expect", None, None),
+        (february, february, "event", "mask", None, None),
+    ]
+
+
+def test_a_calendar_needs_neither_last_days_nor_dimensions(backend: Backend, warehouse: Warehouse) -> None:
+    backend.run(days_table(last_day=""))
+    day = dt.datetime(2024, 1, 5)
+    assert warehouse.calendar(with_calendar()).to_pylist() == [
+        {
+            "first_day": day,
+            "last_day": day,
+            "event": "sale",
+            "effect": "mask",
+            "country_code": None,
+            "platform": None,
+        }
+    ]
+
+
+def test_an_empty_calendar_has_its_columns(backend: Backend, warehouse: Warehouse) -> None:
+    backend.run(days_table("FALSE"))
+    assert warehouse.calendar(with_calendar()) == calendar_schema(DIMENSIONS).empty_table()
+
+
+def test_the_hours_of_a_calendar_are_kept(backend: Backend, warehouse: Warehouse) -> None:
+    backend.run(days_table(first_day="TIMESTAMP '2024-01-05 10:00:00'", last_day="TIMESTAMP '2024-01-05 12:30:00'"))
+    [row] = warehouse.calendar(with_calendar(grain="hour")).to_pylist()
+    assert (row["first_day"], row["last_day"]) == (dt.datetime(2024, 1, 5, 10), dt.datetime(2024, 1, 5, 12, 30))
+
+
+def test_a_day_ends_after_a_time_of_it(backend: Backend, warehouse: Warehouse) -> None:
+    backend.run(days_table(first_day="TIMESTAMP '2024-01-05 10:00:00'", last_day="DATE '2024-01-05'"))
+    [row] = warehouse.calendar(with_calendar()).to_pylist()
+    assert row["last_day"] == dt.datetime(2024, 1, 5)
+
+
+@on_backends(
+    "type_,value",
+    [("INTEGER", "10"), ("BOOLEAN", "true"), ("DATE", "'2024-02-01'"), ("TIMESTAMP", "'2024-02-01 10:00:00'")],
+    not_bigquery=[("ENUM ('z', 'a')", "'z'"), ("DOUBLE", "1"), ("DECIMAL(9, 2)", "1.5"), ("UUID", f"'{'ab' * 16}'")],
+)
+def test_a_calendar_tells_dimensions_as_observations_do(
+    backend: Backend, warehouse: Warehouse, type_: str, value: str
+) -> None:
+    backend.run(
+        f"CREATE TABLE users (created_at DATE, country_code {type_}, new_users INT)",
+        f"INSERT INTO users VALUES ('2024-01-01', {value}, 1)",
+        f"CREATE TABLE days (first_day DATE, event VARCHAR, effect VARCHAR, country_code {type_})",
+        f"INSERT INTO days VALUES ('2024-01-01', 'sale', 'mask', {value})",
+    )
+    source = with_calendar(dimensions=("country_code",))
+    observed = warehouse.observations(source, JANUARY)["country_code"]
+    assert warehouse.calendar(source)["country_code"].to_pylist() == observed.to_pylist()
+
+
+def test_every_text_of_a_calendar_survives(backend: Backend, warehouse: Warehouse) -> None:
+    n = len(TEXTS)
+    rows = {
+        "first_day": pa.array([dt.date(2024, 1, 1)] * n, pa.date32()),
+        "event": pa.array(TEXTS),
+        "effect": pa.array(["mask"] * n),
+        "country_code": pa.array(TEXTS),
+    }
+    backend.load("days", pa.table(rows))
+    found = warehouse.calendar(with_calendar())
+    assert found["event"].to_pylist() == found["country_code"].to_pylist() == sorted(TEXTS, key=str.encode)
+
+
+@except_bigquery  # BigQuery tells no columns apart by case, and allows no quotes in names.
+def test_a_calendar_with_any_names_in_a_schema(backend: Backend, warehouse: Warehouse) -> None:
+    backend.run(
+        'CREATE SCHEMA "my sales"',
+        'CREATE VIEW "my sales"."o\'r""days" AS SELECT DATE \'2024-01-05\' AS "First_Day", \'sale\' AS "EVENT",'
+        " 'mask' AS effect, 'x' AS \"va\"\"lue\", 'y' AS \"VALUES\", [1] AS unused, INTERVAL 1 DAY AS i",
+    )
+    source = metric(calendar="my sales.o'r\"days", dimensions=('va"lue', "values", "is_endless", "first"))
+    [row] = warehouse.calendar(source).to_pylist()
+    assert list(row.values())[2:] == ["sale", "mask", "x", "y", None, None]
+
+
+@on_backends(
+    "table,message",
+    [
+        ("CREATE TABLE other (x INT)", "no table 'days'; it holds other: make the calendar, or take it out of the"),
+        (days_table(first_day=""), "'days' .* no column 'first_day'; it has last_day, event, effect: add it, or name"),
+        (days_table(event=""), "'days' .* no column 'event'; it has .*: add it, or name a view"),
+        (days_table(effect=""), "'days' .* no column 'effect'; it has .*: add it, or name a view"),
+        (
+            days_table(first_day="'next week'"),
+            "'days' .* type STRING in column 'first_day'; it must be DATE, DATETIME or TIMESTAMP: name a view that",
+        ),
+        (days_table(last_day="20240105"), "'days' .* type INT(32|64) in column 'last_day'; it must be DATE.*: name a"),
+        (days_table(effect="[1]"), "'days' .* type ARRAY.* in column 'effect'; it must be text.*: name a view"),
+        (days_table(event="'a'::BLOB"), "'days' .* type BINARY in column 'event'; it must be text.*: name a view"),
+        (days_table(platform="[1]"), "'days' .* type ARRAY.* in column 'platform'; it must be text.*: name a view"),
+        (
+            days_table(first_day="NULL::DATE", platform="'ios'"),
+            r"table 'days' \(the calendar\): 1 row has NULL or no date of the years 1 to 9999 in first_day, the first"
+            " is last_day 2024-01-07, event 'sale', effect 'mask', platform 'ios'; mend first_day, or leave the row",
+        ),
+        (
+            days_table(last_day="DATE '2024-01-04'"),
+            r"table 'days' \(the calendar\): 1 row has a last_day before first_day, the first is first_day 2024-01-05,"
+            " last_day 2024-01-04, event 'sale', effect 'mask'; swap them, or make last_day NULL",
+        ),
+        (
+            days_table(
+                first_day="TIMESTAMP '2024-01-05 10:00:00'", last_day="TIMESTAMP '2024-01-05 09:59:59'", event="NULL"
+            ),
+            "first_day 2024-01-05T10:00:00, last_day 2024-01-05T09:59:59, event 'event', effect",
+        ),
+        (
+            days_table(effect="'Mask'"),
+            "1 row has an effect that is not mask or expect, the first is first_day .* effect 'Mask'; write mask for",
+        ),
+        (days_table(effect="NULL"), "1 row has an effect that is not mask or expect, .* event 'sale'; write mask for"),
+        (days_table(effect="1"), "1 row has an effect that is not mask or expect, .* effect '1'; write mask for"),
+    ],
+    not_bigquery=[
+        (
+            days_table(first_day="'infinity'::TIMESTAMP"),
+            "1 row has NULL or no date of the years 1 to 9999 in first_day",
+        ),
+        (days_table(first_day="'-infinity'::DATE"), "1 row has NULL or no date of the years 1 to 9999 in first_day"),
+        (
+            days_table(last_day="'infinity'::DATE"),
+            "1 row has no date of the years 1 to 9999 in last_day, the first is first_day 2024-01-05, event .*; mend"
+            " last_day, or make it NULL",
+        ),
+        (days_table(last_day="'infinity'::TIMESTAMPTZ"), "no date of the years 1 to 9999 in last_day"),
+    ],
+)
+def test_a_bad_calendar_is_named(backend: Backend, warehouse: Warehouse, table: str, message: str) -> None:
+    backend.run(table)
+    with pytest.raises(DataError, match=message):
+        warehouse.calendar(with_calendar())
+
+
+def test_the_first_bad_row_is_the_same_every_time(backend: Backend, warehouse: Warehouse) -> None:
+    backend.run(
+        days_table(),
+        *(
+            f"INSERT INTO days VALUES (DATE '2024-01-{day:02d}', NULL, '{day}', 'maks')"
+            for day in random.Random(0).sample(range(1, 29), 28)
+        ),
+    )
+    with pytest.raises(DataError, match=r"28 rows have an effect .*, the first is first_day 2024-01-01, "):
+        warehouse.calendar(with_calendar())
+
+
+def test_a_calendar_of_too_many_rows_is_refused(
+    backend: Backend, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calendar, "MOST_ROWS", 3)
+    backend.run(days_table().replace("AS effect", "AS effect FROM range(3)"))
+    assert warehouse.calendar(with_calendar()).num_rows == 3
+    backend.run(f"INSERT INTO days {days_table().partition('AS ')[2]}")
+    with pytest.raises(DataError, match=r"table 'days' .* has more than 3 rows: leave out in a view what is long past"):
+        warehouse.calendar(with_calendar())
+
+
+@pytest.mark.parametrize("backend", ["duckdb", "bigquery"], indirect=True)
+def test_a_view_that_is_a_broken_calendar_is_named(backend: Backend, warehouse: Warehouse) -> None:
+    backend.run(days_table().replace("days", "base", 1), "CREATE VIEW days AS SELECT * FROM base", "DROP TABLE base")
+    with pytest.raises(DataError, match=r"view 'days' .*cannot be read"):
+        warehouse.calendar(with_calendar())
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+def test_the_step_writes_the_calendar_or_none(
+    backend: Backend, warehouse: Warehouse, tmp_path: Path, is_named: bool
+) -> None:
+    backend.run(days_table())
+    steps.calendar(warehouse, with_calendar() if is_named else metric(), tmp_path / "days.feather")
+    written = feather.read_table(str(tmp_path / "days.feather"))
+    assert written.schema == calendar_schema(DIMENSIONS)
+    assert written["event"].to_pylist() == ["sale"] * is_named
 
 
 # Feature tables

@@ -78,8 +78,20 @@ class Warehouse(Protocol):
         """The first period that the table holds and the one after the last; None if it has no rows."""
         ...
 
+    def calendar(self, source: Metric) -> pa.Table | None:
+        """The user's own days, sorted by all columns; None where the metric names no calendar.
+
+        Columns and types of `calendar_schema(source.dimensions)`. A missing last_day is first_day, a missing event
+        the text `event`; a dimension that the table lacks is NULL, which is any value.
+        Raises DataError naming table, column or first row, and mend if the table or a row is no calendar's.
+        """
+        ...
+
     def bytes_to_read(self, source: Metric, window: Window) -> int | None:
-        """Bytes that `observations` would be billed for at most; None where the engine does not bill by bytes."""
+        """Bytes that `observations` and `calendar` would be billed for at most.
+
+        None where the engine does not bill by bytes.
+        """
         ...
 
     def write_features(self, run_id: str, rows: pa.Table, expires_at: dt.datetime) -> str:

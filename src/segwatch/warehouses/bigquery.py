@@ -135,12 +135,24 @@ class BigqueryWarehouse:
         with self._reading(held):
             return query.read_span(self._run, table, source)
 
+    def calendar(self, source: Metric) -> pa.Table | None:
+        """See Warehouse."""
+        from segwatch.warehouses import calendar
+
+        if not source.calendar:
+            return None
+        held, days = self._calendar_days(source)
+        with self._reading(held):
+            return calendar.finish(self._run(days), source)
+
     def bytes_to_read(self, source: Metric, window: Window) -> int | None:
         """See Warehouse."""
         from segwatch.warehouses import query
 
         _, table = self._metric_table(source)
-        asked = (query.faults(table, source, window), query.observations(table, source, window))
+        asked = [query.faults(table, source, window), query.observations(table, source, window)]
+        if source.calendar:
+            asked.append(self._calendar_days(source)[1])
         return sum(self._open().bytes_of(_compiled(expression)) for expression in asked)
 
     def write_features(self, run_id: str, rows: pa.Table, expires_at: dt.datetime) -> str:
@@ -290,7 +302,7 @@ class BigqueryWarehouse:
             return ".".join(name)
         return name.table if name.dataset == self._dataset else f"{name.dataset}.{name.table}"
 
-    def _need(self, name: str) -> Held:
+    def _need(self, name: str, mend: str = "") -> Held:
         place = self._name(name)
         held = self._open().find(place)
         if held is None:
@@ -299,7 +311,7 @@ class BigqueryWarehouse:
             more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
             raise DataError(
                 f"dataset {place.project}.{place.dataset} has no table {name!r}; it holds"
-                f" {', '.join(sorted(listed)[:_LISTED]) or 'no tables'}{more}"
+                f" {', '.join(sorted(listed)[:_LISTED]) or 'no tables'}{more}{mend}"
             )
         return held
 
@@ -361,7 +373,18 @@ class BigqueryWarehouse:
         wanted = pa.schema([held.columns.field(column) for column in source.columns])
         table = query.bind(wanted, held.name.table, held.name.dataset, held.name.project)
         query.check_columns(table, source)
-        return held, query.at_any_time(table, source)
+        return held, query.at_any_time(table, source.time)
+
+    def _calendar_days(self, source: Metric) -> tuple[Held, Any]:
+        from segwatch.warehouses import calendar, query
+
+        held = self._need(source.calendar, calendar.ABSENT)
+        columns = calendar.find_columns(held.columns, source)
+        wanted = pa.schema(map(held.columns.field, columns.values()))
+        table = query.bind(wanted, held.name.table, held.name.dataset, held.name.project)
+        calendar.check_types(table, source, columns)
+        calendar.check_types(table, source, columns)
+        return held, calendar.days(query.at_any_time(table, columns["first_day"]), source, columns)
 
     @contextmanager
     def _reading(self, held: Held) -> Iterator[None]:

@@ -52,7 +52,7 @@ def check_columns(table: ir.Table, source: Metric) -> None:
     at = f"table {source.table!r}, column"
     if not (time.is_date() or time.is_timestamp()):
         raise DataError(
-            f"{at} {source.time!r} (the time) has the type {_named(time)}; it must be DATE, DATETIME or"
+            f"{at} {source.time!r} (the time) has the type {type_name(time)}; it must be DATE, DATETIME or"
             " TIMESTAMP: name another column, or make a view that casts it"
         )
     if time.is_date() and source.grain == "hour":
@@ -64,13 +64,13 @@ def check_columns(table: ir.Table, source: Metric) -> None:
         number = table.schema()[column]
         if not number.is_numeric() or number.is_boolean():
             raise DataError(
-                f"{at} {column!r} (the {role}) has the type {_named(number)}; it must be a number: name another"
+                f"{at} {column!r} (the {role}) has the type {type_name(number)}; it must be a number: name another"
                 " column, or make a view that casts it"
             )
     for name in source.dimensions:
-        if _is_opaque(table.schema()[name]):
+        if is_opaque(table.schema()[name]):
             raise DataError(
-                f"{at} {name!r} (a dimension) has the type {_named(table.schema()[name])}; it must be text, a"
+                f"{at} {name!r} (a dimension) has the type {type_name(table.schema()[name])}; it must be text, a"
                 " number, a truth value or a date: make a view that takes it apart"
             )
 
@@ -91,29 +91,29 @@ def observations(table: ir.Table, source: Metric, window: Window) -> ir.Table:
 
 def extent(table: ir.Table, source: Metric) -> ir.Table:
     """One row about the whole table: first and last time, and n_timeless, the rows without a usable time."""
-    moment = _moment(table, source)
+    time = moment(table[source.time])
     return table.aggregate(
-        first=moment.min(), last=moment.max(), n_timeless=table.count(where=_timeless(table, source))
+        first=time.min(), last=time.max(), n_timeless=table.count(where=is_timeless(table[source.time]))
     )
 
 
-def at_any_time(table: ir.Table, source: Metric) -> ir.Table:
-    """All rows of the table, by a filter on its time: an engine may refuse to read a partitioned table without one.
+def at_any_time(table: ir.Table, column: str) -> ir.Table:
+    """All rows of the table, by a filter on a time of it: an engine may refuse to read a partitioned table without one.
 
     Only for engines whose times all lie in the years 1 to 9999.
     """
-    time = _filterable(table, source)
+    time = _filterable(table[column])
     return table.filter((time >= _moment_like(time, _FIRST_DAY)) | time.isnull())
 
 
 def faults(table: ir.Table, source: Metric, window: Window) -> ir.Table:
     """One row: n_timeless of the table, n_rows of the Window, and how many of those have each fault of a number."""
     # Filtered first, so that an engine with partitions reads those of the Window and of NULL, and no others.
-    rows = table.filter(_within(table, source, window) | _timeless(table, source))
+    rows = table.filter(_within(table, source, window) | is_timeless(table[source.time]))
     within = _within(rows, source, window)
     counts = {name: rows.count(where=within & bad) for name, bad in _bad_numbers(rows, source).items()}
     return rows.aggregate(
-        n_timeless=rows.count(where=_timeless(rows, source)), n_rows=rows.count(where=within), **counts
+        n_timeless=rows.count(where=is_timeless(rows[source.time])), n_rows=rows.count(where=within), **counts
     )
 
 
@@ -121,12 +121,12 @@ def example(table: ir.Table, source: Metric, window: Window, fault: str) -> ir.T
     """The first row of the Window with a fault: ts, d0, d1, ..."""
     bad = table.filter(_within(table, source, window) & _bad_numbers(table, source)[fault])
     texts = _texts(bad, source)
-    return bad.select(ts=_moment(bad, source), **texts).order_by(["ts", *texts]).limit(1)
+    return bad.select(ts=moment(bad[source.time]), **texts).order_by(["ts", *texts]).limit(1)
 
 
 def timeless_example(table: ir.Table, source: Metric) -> ir.Table:
     """One row without a usable time: d0, d1, ..."""
-    bad = table.filter(_timeless(table, source))
+    bad = table.filter(is_timeless(table[source.time]))
     texts = _texts(bad, source)
     return bad.select(**texts).order_by(list(texts)).limit(1)
 
@@ -219,36 +219,35 @@ def _ibis_type(type_: pa.DataType) -> dt.DataType:
 
 def _within(table: ir.Table, source: Metric, window: Window) -> ir.BooleanValue:
     start, end = window.as_datetimes()
-    time = _filterable(table, source)
+    time = _filterable(table[source.time])
     return (time >= _moment_like(time, start)) & (time < _moment_like(time, end))
 
 
-def _filterable(table: ir.Table, source: Metric) -> ir.Value:
+def _filterable(time: ir.Value) -> ir.Value:
     """The time as a filter compares it: the bare column where that can be, as casting it would hide partitions."""
-    time = table[source.time]
     is_plain = time.type().is_date() or time.type().scale in (None, _MICROSECONDS.scale)
-    return time if is_plain else _moment(table, source)
+    return time if is_plain else moment(time)
 
 
-def _moment_like(time: ir.Value, moment: dates.datetime) -> ir.Value:
+def _moment_like(time: ir.Value, at: dates.datetime) -> ir.Value:
     """A naive UTC moment as a value of the time's own type."""
     if time.type().is_date():
-        return ibis.date(moment.date())
-    return ibis.timestamp(moment.replace(tzinfo=dates.UTC) if time.type().timezone else moment)
+        return ibis.date(at.date())
+    return ibis.timestamp(at.replace(tzinfo=dates.UTC) if time.type().timezone else at)
 
 
-def _moment(table: ir.Table, source: Metric) -> ir.TimestampValue:
+def moment(time: ir.Value) -> ir.TimestampValue:
     """The time as a UTC timestamp without a zone."""
-    return table[source.time].cast(_MICROSECONDS)
+    return time.cast(_MICROSECONDS)
 
 
 def _period(table: ir.Table, source: Metric) -> ir.TimestampValue:
-    return _moment(table, source).truncate(_TRUNCATION[source.grain]).cast(_MICROSECONDS)
+    return moment(table[source.time]).truncate(_TRUNCATION[source.grain]).cast(_MICROSECONDS)
 
 
-def _timeless(table: ir.Table, source: Metric) -> ir.BooleanValue:
+def is_timeless(time: ir.Value) -> ir.BooleanValue:
     """NULL, or outside of the years that a date can have: DuckDB stores even 'infinity' as a time."""
-    time = _filterable(table, source)
+    time = _filterable(time)
     return time.isnull() | (time < _moment_like(time, _FIRST_DAY)) | (time > _moment_like(time, _LAST_DAY))
 
 
@@ -282,7 +281,7 @@ def _check_times(run: Run, counts: pa.Table, table: ir.Table, source: Metric) ->
     if count:
         first = run(timeless_example(table, source))
         raise DataError(
-            f"table {source.table!r}, column {source.time!r} (the time): {_rows(count)} NULL or no"
+            f"table {source.table!r}, column {source.time!r} (the time): {rows_have(count)} NULL or no"
             f" date of the years 1 to 9999, the first in {_segment(first)}; mend the rows or leave them"
             " out in a view"
         )
@@ -294,7 +293,7 @@ def _bad_number(source: Metric, role: str, window: Window, fault: str, count: in
         mend += ', or set missing = "gap" if the metric is not a count'
     when = np.datetime_as_string(first["ts"].to_numpy()[0].astype("datetime64[s]"))
     return (
-        f"{_place(source, role)}: {_rows(count)} {FAULTS[fault]} in the Window {window}, the first at {when} in"
+        f"{_place(source, role)}: {rows_have(count)} {FAULTS[fault]} in the Window {window}, the first at {when} in"
         f" {_segment(first)}; {mend}"
     )
 
@@ -318,7 +317,7 @@ def _count(counts: pa.Table, name: str) -> int:
     return int(counts[name][0].as_py())
 
 
-def _rows(count: int) -> str:
+def rows_have(count: int) -> str:
     return "1 row has" if count == 1 else f"{count} rows have"
 
 
@@ -327,9 +326,9 @@ def _segment(first: pa.Table) -> str:
     return f"segment {label(texts.to_pylist()[0].values())}"
 
 
-def _is_opaque(type_: dt.DataType) -> bool:
+def is_opaque(type_: dt.DataType) -> bool:
     return bool(type_.is_nested() or type_.is_binary() or type_.is_unknown())
 
 
-def _named(type_: dt.DataType) -> str:
+def type_name(type_: dt.DataType) -> str:
     return str(type_.copy(nullable=True)).upper()

@@ -17,7 +17,7 @@ from segwatch.core.schema import ARROW_TYPES, Column, TableSchema
 from segwatch.core.window import Window
 from segwatch.errors import DataError
 from segwatch.settings import Metric
-from segwatch.warehouses import query
+from segwatch.warehouses import calendar, query
 from segwatch.warehouses.base import FEATURES_PREFIX
 from segwatch.warehouses.checks import check_is_features, check_replaced, in_utc
 from segwatch.warehouses.mark import Mark, as_utc
@@ -109,6 +109,18 @@ class RelationalWarehouse(ABC):
         """See Warehouse."""
         with self._reading():
             return query.read_span(self._run, self._metric_table(source), source)
+
+    def calendar(self, source: Metric) -> pa.Table | None:
+        """See Warehouse."""
+        if not source.calendar:
+            return None
+        with self._reading():
+            name = self._need(source.calendar, calendar.ABSENT).name
+            held = self._columns(name)
+            columns = calendar.find_columns(held, source)
+            table = self._bind(pa.schema(map(held.field, columns.values())), name)
+            calendar.check_types(table, source, columns)
+            return calendar.finish(self._run(calendar.days(table, source, columns)), source)
 
     def bytes_to_read(self, source: Metric, window: Window) -> int | None:  # noqa: ARG002
         """See Warehouse."""
@@ -254,10 +266,10 @@ class RelationalWarehouse(ABC):
                     return relation
         return None
 
-    def _need(self, name: str) -> Relation:
+    def _need(self, name: str, mend: str = "") -> Relation:
         found = self._find(name)
         if found is None:
-            raise DataError(f"{self._place} has no table {name!r}; it holds {_listed(self._relations())}")
+            raise DataError(f"{self._place} has no table {name!r}; it holds {_listed(self._relations())}{mend}")
         return found
 
     def _own(self, name: str) -> Name:
