@@ -6,6 +6,8 @@ import datetime as dt
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import pyarrow.compute as pc
+
 from segwatch.core.segment import counted
 from segwatch.errors import DataError, SegwatchError
 from segwatch.google import account, disabled_apis, has_image, is_emulator
@@ -52,6 +54,8 @@ def _looks(settings: Settings, target: Target, warehouse: Warehouse) -> Iterator
     yield "warehouse", lambda: _tables(warehouse)
     for name, metric in settings.metrics.items():
         yield f"table of {name}", lambda metric=metric: _metric_table(warehouse, metric)  # type: ignore[misc]
+        if metric.calendar:
+            yield f"calendar of {name}", lambda metric=metric: _calendar(warehouse, metric)  # type: ignore[misc]
     yield "predictions", lambda: _predictions(warehouse, settings.predictions_table)
     if target.bucket:
         yield "bucket", lambda: _bucket(target)
@@ -104,6 +108,15 @@ def _metric_table(warehouse: Warehouse, metric: Metric) -> str:
     if span is None:
         raise DataError(f"table {metric.table!r} has no rows: insert some with `segwatch data insert`")
     return f"{metric.table}, {span[0]} to {span[1]} (exclusive)"
+
+
+def _calendar(warehouse: Warehouse, metric: Metric) -> str:
+    days = warehouse.calendar(metric)
+    if days is None or not days.num_rows:
+        return f"{metric.calendar}, no rows yet"
+    ends = pc.min(days["first_day"]).as_py(), pc.max(days["last_day"]).as_py()
+    rows = f"{days.num_rows:,} row{'s' * (days.num_rows != 1)}"
+    return f"{metric.calendar}, {rows}, {ends[0].date()} to {ends[1].date()}"
 
 
 def _predictions(warehouse: Warehouse, table: str) -> str:
