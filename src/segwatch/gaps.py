@@ -13,6 +13,9 @@ import pyarrow.compute as pc
 from segwatch.core.segment import Values, label
 from segwatch.core.window import Grain, length, unit
 
+LEFT_OUT = "left out by the calendar"
+"""Reason of a row that the user's calendar masks."""
+
 
 @dataclass(frozen=True)
 class Gap:
@@ -26,7 +29,8 @@ class Gap:
 
 def gaps_of(predictions: pa.Table, dimensions: Sequence[str], grain: Grain) -> tuple[Gap, ...]:
     """Gaps in predictions, those of most segments and periods first."""
-    absent = predictions.filter(pc.and_(pc.equal(predictions["status"], "no_data"), pc.is_null(predictions["value"])))
+    is_absent = pc.and_(pc.equal(predictions["status"], "no_data"), pc.is_null(predictions["value"]))
+    absent = predictions.filter(pc.and_(is_absent, pc.not_equal(predictions["reason"], LEFT_OUT)))
     found: dict[tuple[Values, int], list[np.datetime64]] = {}
     for ts in pc.unique(absent["ts"]).sort():
         rows, missing = (

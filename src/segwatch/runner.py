@@ -130,7 +130,10 @@ def train(run: Run, window: Window, *, force: bool = False) -> TrainSummary:
         with clock.step("extract"):
             n_rows = steps.extract(run.warehouse, run.metric, window, work / "observations.arrow")
         with clock.step("preprocess"):
-            panel = steps.preprocess(work / "observations.arrow", run.metric, window, work / "panel", run.selection)
+            calendar = run.warehouse.calendar(run.metric)
+            panel = steps.preprocess(
+                work / "observations.arrow", run.metric, window, work / "panel", run.selection, calendar
+            )
         with clock.step("train", len(panel.segments)) as progress:
             bundle = steps.train(work / "panel", run.metric_name, run.metric, work / "bundle", progress)
         with clock.step("evaluate", min(SAMPLE, len(panel.segments))) as progress:
@@ -172,7 +175,10 @@ def evaluate(run: Run, window: Window) -> EvaluateSummary:
         with clock.step("extract"):
             steps.extract(run.warehouse, run.metric, window, work / "observations.arrow")
         with clock.step("preprocess"):
-            panel = steps.preprocess(work / "observations.arrow", run.metric, window, work / "panel", run.selection)
+            calendar = run.warehouse.calendar(run.metric)
+            panel = steps.preprocess(
+                work / "observations.arrow", run.metric, window, work / "panel", run.selection, calendar
+            )
         with clock.step("evaluate", len(panel.segments)) as progress:
             found = steps.detectability(work / "panel", run.metric, progress)
     return EvaluateSummary(window, panel.segments.labels, found, clock.seconds)
@@ -197,18 +203,26 @@ def backtest(run: Run, window: Window, every: int) -> list[BacktestWeek]:
         span = run.warehouse.span(run.metric)
         first = window.start if span is None else min(span[0], window.start)
         observations = run.warehouse.observations(run.metric, Window(first, window.end, window.grain))
+        calendar = run.warehouse.calendar(run.metric)
     starts = np.arange(window.start, window.end, length(every, window.grain))
     weeks = []
     with _workspace(run) as work, run.observer.step("backtest", len(starts)) as progress:
         for number, start in enumerate(starts):
             end = min(start + length(every, window.grain), window.end)
             scored = Window(start, end, window.grain)
-            weeks.append(_backtest_week(run, observations, first, scored, work / str(number)))
+            weeks.append(_backtest_week(run, observations, calendar, first, scored, work / str(number)))
             progress(1)
     return weeks
 
 
-def _backtest_week(run: Run, observations: pa.Table, first: np.datetime64, window: Window, work: Path) -> BacktestWeek:
+def _backtest_week(
+    run: Run,
+    observations: pa.Table,
+    calendar: pa.Table | None,
+    first: np.datetime64,
+    window: Window,
+    work: Path,
+) -> BacktestWeek:
     if not first < window.start:
         raise DataError(
             f"table {run.metric.table} has no rows before {window.start} to train on: choose a later --start"
@@ -216,11 +230,11 @@ def _backtest_week(run: Run, observations: pa.Table, first: np.datetime64, windo
     work.mkdir()
     before = Window(first, window.start, window.grain)
     feather.write_feather(_within(observations, before), str(work / "observations.arrow"))
-    steps.preprocess(work / "observations.arrow", run.metric, before, work / "panel", {})
+    steps.preprocess(work / "observations.arrow", run.metric, before, work / "panel", {}, calendar)
     bundle = steps.train(work / "panel", run.metric_name, run.metric, work / "bundle")
     rows = _within(observations, steps.reading_window(bundle, window))
     stamp = {"model_version": "", "run_id": run.run_id, "scored_at": run.now}
-    features = steps.feature_rows(rows, run.metric, bundle, window)
+    features = steps.feature_rows(rows, run.metric, bundle, window, calendar)
     predictions = steps.predict_rows(features, run.metric_name, run.metric, bundle, stamp)
     chosen = steps.select(predictions, run.selection, window)
     flagged = chosen.filter(chosen["is_anomaly"])

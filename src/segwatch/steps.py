@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +21,7 @@ import pyarrow.feather as feather
 
 from segwatch.core.baseline import Baseline
 from segwatch.core.bundle import ModelBundle, Rules, write_bundle
-from segwatch.core.calendar import Days, holidays_of, lay_out
+from segwatch.core.calendar import Days, Occasion, holidays_of, lay_out
 from segwatch.core.decision import Decisions, Floors, decide
 from segwatch.core.evaluation import Gate, budget_threshold, held_out, held_out_of, measure
 from segwatch.core.features import CONTEXT, FEATURES, FeatureSet
@@ -30,12 +31,13 @@ from segwatch.core.noise import Kind
 from segwatch.core.panel import Bools, Floats, History, Ints, Panel, Segments, build_panel
 from segwatch.core.replay import Pools, Series, Whole, go_through
 from segwatch.core.rollup import Rollups, with_rollups
-from segwatch.core.schema import TableSchema, calendar_schema
+from segwatch.core.schema import TableSchema
 from segwatch.core.segment import Selection, describe, is_selected, shard
 from segwatch.core.training import Prepared, Progress, ended_after, fit_prepared
 from segwatch.core.window import Window
 from segwatch.data import predictions_schema
 from segwatch.errors import DataError, ModelError
+from segwatch.gaps import LEFT_OUT
 from segwatch.registries.base import ModelRegistry, ModelVersion
 from segwatch.settings import Holidays, Metric
 from segwatch.warehouses.base import Warehouse
@@ -77,22 +79,23 @@ def extract(warehouse: Warehouse, metric: Metric, window: Window, to: Path) -> i
     return int(observations.num_rows)
 
 
-def calendar(warehouse: Warehouse, metric: Metric, to: Path) -> None:
-    """The file `to` holds the user's own days, as `calendar_schema` says; none where the metric has no calendar."""
-    days = warehouse.calendar(metric)
-    none = calendar_schema(metric.dimensions).empty_table()
-    feather.write_feather(none if days is None else days, str(to), compression="lz4")
-
-
-def preprocess(observations: Path, metric: Metric, window: Window, to: Path, selection: Selection) -> Panel:
+def preprocess(
+    observations: Path,
+    metric: Metric,
+    window: Window,
+    to: Path,
+    selection: Selection,
+    calendar: pa.Table | None = None,
+) -> Panel:
     """The directory `to` holds the Panel of the selected segments, prepared for training; see `Prepared`.
 
+    calendar: the user's own days, as `Warehouse.calendar` gives them.
     Raises DataError if no segment is selected.
     """
     table = feather.read_table(str(observations))
     panel = build_panel(table, metric.dimensions, window, metric.missing)
     whole = whole_panel(panel, metric)
-    days = days_of(metric, whole.segments, window)
+    days = days_of(metric, whole.segments, window, calendar)
     prepared = Prepared.of(whole.without(days.masked()) if days else whole, metric.recursion, days)
     if selection:
         # Chosen only now: whether data arrived, and what groups share, is seen from all segments.
@@ -106,12 +109,19 @@ def whole_panel(panel: Panel, metric: Metric) -> Panel:
     return _with_rollups(panel, metric.max_rollup_order, metric.feature_set)
 
 
-def days_of(metric: Metric, segments: Segments, window: Window) -> Days | None:
-    """What is known of the Window's periods beforehand."""
-    if metric.holidays is None:
-        return None
-    occasions, _ = holidays_of(metric.holidays.dimension, _countries(metric.holidays, segments), window)
-    return lay_out(occasions, segments, window)
+def days_of(metric: Metric, segments: Segments, window: Window, calendar: pa.Table | None) -> Days | None:
+    """What is known of the Window's periods beforehand: public holidays, and over them the user's own days."""
+    occasions: list[Occasion] = []
+    if metric.holidays is not None:
+        occasions, _ = holidays_of(metric.holidays.dimension, _countries(metric.holidays, segments), window)
+    rows = [] if calendar is None else calendar.to_pylist()
+    return lay_out([*occasions, *(_occasion(row, metric.dimensions) for row in rows)], segments, window)
+
+
+def _occasion(row: Mapping[str, Any], dimensions: Sequence[str]) -> Occasion:
+    first, last = row["first_day"].date(), row["last_day"].date()
+    where = {name: row[name] for name in dimensions if row[name] is not None}
+    return Occasion(first, max(first, last), row["event"], "calendar", where, row["effect"] == "mask")
 
 
 def _countries(holidays: Holidays, segments: Segments) -> Mapping[str, str]:
@@ -369,7 +379,7 @@ def featurize(
     """
     _check_age(bundle, metric, window)
     observations = warehouse.observations(metric, reading_window(bundle, window))
-    rows = feature_rows(observations, metric, bundle, window)
+    rows = feature_rows(observations, metric, bundle, window, warehouse.calendar(metric))
     name = warehouse.write_features(run_id, rows, now + FEATURES_KEPT_FOR)
     return FeatureRows(name, rows.num_rows, rows.num_rows - rows[FEATURES[0]].null_count)
 
@@ -383,8 +393,11 @@ def reading_window(bundle: ModelBundle, window: Window) -> Window:
     return Window(start, window.end, window.grain)
 
 
-def feature_rows(observations: pa.Table, metric: Metric, bundle: ModelBundle, window: Window) -> pa.Table:
-    """The Window's rows from observations of its `reading_window`, as `featurize` writes them."""
+def feature_rows(
+    observations: pa.Table, metric: Metric, bundle: ModelBundle, window: Window, calendar: pa.Table | None
+) -> pa.Table:
+    """The Window's rows from observations of its `reading_window`, as `featurize` writes them; calendar: see
+    `preprocess`."""
     wide = reading_window(bundle, window)
     features = bundle.feature_set
     leaves = build_panel(observations, metric.dimensions, wide, metric.missing, bundle.history.leaves)
@@ -393,8 +406,9 @@ def feature_rows(observations: pa.Table, metric: Metric, bundle: ModelBundle, wi
     goes_on = wide.start == bundle.window.end
     state = _states(panel, bundle, goes_on)
     pools = bundle.pools(groups) if goes_on else Pools.fresh(groups)
-    days = days_of(metric, panel.segments, wide)
-    panel = panel.without(days.masked()) if days else panel
+    days = days_of(metric, panel.segments, wide, calendar)
+    left_out = days.masked() if days else np.zeros(panel.values.shape, dtype=bool)
+    panel = panel.without(left_out)
     whole = Whole(Series.of(panel, state.scale, bundle.recursion.timezone), groups, Rollups.of(panel), days)
     _, contexts = go_through(whole, bundle.recursion, state, pools, len(window))
     status = _status(panel, bundle, window, features.is_complete(contexts))
@@ -402,7 +416,9 @@ def feature_rows(observations: pa.Table, metric: Metric, bundle: ModelBundle, wi
     tables = []
     for part in panel.chunks(500_000):
         i, j = np.nonzero(born[part])
-        tables.append(_feature_table(panel, bundle, window, i + part.start, j, status, contexts))
+        at = i + part.start
+        table = _feature_table(panel, bundle, window, at, j, status, contexts)
+        tables.append(_with_left_out(table, left_out[:, -len(window) :][at, j]))
     return pa.concat_tables(tables)
 
 
@@ -476,6 +492,13 @@ def _feature_table(
         **{name: pa.array(X[:, k], mask=~scorable) for k, name in enumerate(FEATURES)},
     }
     return pa.table(table)
+
+
+def _with_left_out(rows: pa.Table, left_out: Bools) -> pa.Table:
+    """The rows, whose reason says so where the calendar leaves them out (n_rows,)."""
+    is_said = pc.and_(pc.equal(rows["status"], "no_data"), pa.array(left_out))
+    at = rows.column_names.index("reason")
+    return rows.set_column(at, "reason", pc.if_else(is_said, LEFT_OUT, rows["reason"]))
 
 
 def _reason(panel: Panel, bundle: ModelBundle, position: int, status: str, value: float) -> str:

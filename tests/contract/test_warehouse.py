@@ -33,9 +33,8 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from pyarrow import feather, parquet
+from pyarrow import parquet
 
-from segwatch import steps
 from segwatch.core.schema import Column, TableSchema, calendar_schema, observations_schema
 from segwatch.core.window import Window
 from segwatch.errors import BackendError, DataError, SettingsError
@@ -1154,17 +1153,6 @@ def test_a_view_that_is_a_broken_calendar_is_named(backend: Backend, warehouse: 
     backend.run(days_table().replace("days", "base", 1), "CREATE VIEW days AS SELECT * FROM base", "DROP TABLE base")
     with pytest.raises(DataError, match=r"view 'days' .*cannot be read"):
         warehouse.calendar(with_calendar())
-
-
-@pytest.mark.parametrize("is_named", [True, False])
-def test_the_step_writes_the_calendar_or_none(
-    backend: Backend, warehouse: Warehouse, tmp_path: Path, is_named: bool
-) -> None:
-    backend.run(days_table())
-    steps.calendar(warehouse, with_calendar() if is_named else metric(), tmp_path / "days.feather")
-    written = feather.read_table(str(tmp_path / "days.feather"))
-    assert written.schema == calendar_schema(DIMENSIONS)
-    assert written["event"].to_pylist() == ["sale"] * is_named
 
 
 # Feature tables

@@ -291,3 +291,30 @@ def test_a_change_that_stays_is_told_until_it_is_the_new_normal(tmp_path, segwat
     edit_settings(folder, "retrain_every", "adapt_after = 3\nretrain_every")
     segwatch(folder, "run", "--as-of", day(0))
     assert len(segwatch(folder, "models", "list").stdout.splitlines()) == 1 + 2
+
+
+def test_a_masked_week_is_not_scored_and_teaches_nothing_and_a_campaign_that_comes_back_is_no_alarm(tmp_path, segwatch):
+    def change(country, channel, back):
+        campaign = country == "it" and back in (120, 90, 60, 31, 2)
+        broken = (country, channel) == ("fr", "web") and 20 <= back <= 26
+        return 3.0 if campaign else 0.1 if broken else 1.0
+
+    folder = project(tmp_path, segwatch, counts(FOUR, change=change), 'calendar = "days"\n')
+    days = [(day(n), day(n), "sale", "expect", "it", None) for n in (120, 90, 60, 31, 2)]
+    days.append((day(26), day(20), "tracking broke", "mask", "fr", "web"))
+    with duckdb.connect(folder / "segwatch.duckdb") as connection:
+        connection.execute(
+            "create table days (first_day date, last_day date, event varchar, effect varchar, country varchar,"
+            " channel varchar)"
+        )
+        connection.executemany("insert into days values (?, ?, ?, ?, ?, ?)", days)
+    segwatch(folder, "train", "--as-of", day(30))
+    said = segwatch(folder, "infer", "--start", day(28), "--end", day(0)).stderr
+    rows = predictions(folder, "level = 'country/channel'")
+    masked = rows[(rows["name"] == "fr/web") & (rows["ts"] >= day(26)) & (rows["ts"] <= day(20))]
+    assert set(masked["status"]) == {"no_data"} and set(masked["reason"]) == {"left out by the calendar"}
+    assert len(masked) == 7 and "fr/web" not in said
+    after = rows[(rows["name"] == "fr/web") & (rows["ts"] > day(20))]
+    assert set(after["status"]) == {"ok"} and not after["is_anomaly"][:5].any()
+    sale = rows[(rows["ts"] == day(2)) & (rows["country"] == "it")]
+    assert not sale["is_anomaly"].any() and sale["expected"].between(200, 400).all()

@@ -136,7 +136,9 @@ def preprocess(settings: str, metric: str, window: str, select: Sequence[str], o
     """The Panel is there."""
     chosen = _metric(settings, metric)
     selection = parse_selection(select, chosen.dimensions)
-    steps.preprocess(Path(observations), chosen, _window(window), _new(panel), selection)
+    with _opened(settings, metric) as run:
+        calendar = run.warehouse.calendar(run.metric)
+    steps.preprocess(Path(observations), chosen, _window(window), _new(panel), selection, calendar)
 
 
 @_task
