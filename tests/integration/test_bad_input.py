@@ -130,7 +130,7 @@ def test_what_is_left_is_removed_where_the_database_is_gone_already(tmp_path, se
     said = segwatch(tmp_path, "destroy", code=2).stderr
     assert f"there is no database {tmp_path / 'segwatch.duckdb'}, so no table is removed" in said
     assert (tmp_path / "mlflow.db").exists()
-    assert "no table and no model" in segwatch(tmp_path, "destroy", "--yes").stderr
+    assert "0 table, 0 model" in segwatch(tmp_path, "destroy", "--yes").stderr
     assert [path.name for path in tmp_path.iterdir()] == ["segwatch.toml"]
     segwatch(tmp_path, "destroy", "--yes")
 
