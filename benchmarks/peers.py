@@ -25,7 +25,7 @@ from segwatch.core.rollup import with_rollups
 from segwatch.core.training import Prepared, Rows, fit_rows, n_trained
 from segwatch.core.window import Grain
 
-ALPHA, FDR = 0.01, 0.1
+ALPHA, FDR = 0.01, 0.05
 ADAPT_AFTER: Mapping[Grain, int] = {"day": 7, "hour": 48}
 # MSTL takes about a second a fit on hours.
 SAMPLE: Mapping[Grain, int] = {"day": 40, "hour": 10}

@@ -126,7 +126,7 @@ class Metric(_Frozen):
     )
     alpha: float = Field(0.01, gt=0, lt=0.5, description="A row's prediction is -1 where its p-value is at most this")
     fdr: float = Field(
-        0.1, gt=0, lt=1, description="Share of false alerts among the alerts of one period, across segments"
+        0.05, gt=0, lt=1, description="Share of false alerts among the alerts of one period, across segments"
     )
     alert_budget: float = Field(
         0.0,
@@ -459,7 +459,7 @@ dimensions = ["country_code", "platform", "channel"]  # one model for each combi
 grain = "day"                       # day or hour
 missing = "zero"                    # an absent row is: zero (a count) or gap (not observed)
 # alpha = 0.01                      # prediction is -1 where the p-value is at most this
-# fdr = 0.1                         # share of false alerts among the alerts of one period, across segments
+# fdr = 0.05                        # share of false alerts among the alerts of one period, across segments
 # min_history = 90                  # periods a segment needs to get a model
 # retrain_every = 7                 # age in days at which `segwatch run` trains anew
 # holdout = 28                      # last periods of training that evaluate holds out

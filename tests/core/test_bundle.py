@@ -160,7 +160,7 @@ def test_the_same_data_give_the_same_bundle(tmp_path, prepared, fitted):
 def test_a_bundle_of_segments_without_a_model_has_a_pool_too(tmp_path, prepared, fitted):
     one = write_bundle(tmp_path / "it", "orders", prepared.take([12]), RULES, fitted[12:])
     assert one.status == ("too_short",)
-    assert one.manifest["pool"] == {"location": 0.0, "scale": 1.0}
+    assert one.manifest["pool"] == {"location": 0.0, "scale": 1.0, "stretch": 1.0}
 
 
 @pytest.fixture

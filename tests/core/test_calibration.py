@@ -72,15 +72,15 @@ def test_p_values_are_in_0_to_1_and_fall_with_the_score(scores, least):
 
 
 def test_p_values_fall_strictly_as_long_as_numbers_tell_them_apart():
-    p = Calibration(0.3, 0.05).p_value(np.linspace(-1.0, 30.0, 5000))
+    p = Calibration(0.3, 0.05, 1.5).p_value(np.linspace(-1.0, 30.0, 5000))
     assert np.all(np.diff(p) < 0)
-    assert 0 < Calibration(0.3, 0.05).p_value(np.array([1e9]))[0] < 1e-200
+    assert 0 < Calibration(0.3, 0.05, 1.5).p_value(np.array([1e9]))[0] < 1e-200
 
 
 def test_anomalies_among_the_training_scores_do_not_blind_it():
     scores = np.random.default_rng(0).exponential(size=1000)
     spoiled = np.concatenate([scores, np.full(20, 500.0)])
-    assert Calibration.fit(spoiled, 0.0).p_value(np.array([30.0]))[0] < 1e-8
+    assert Calibration.fit(spoiled, 0.0).p_value(np.array([30.0]))[0] < 1e-6
 
 
 def test_scores_that_are_all_equal_have_the_least_scale():
@@ -90,20 +90,35 @@ def test_scores_that_are_all_equal_have_the_least_scale():
 
 
 def test_the_scores_of_few_rows_that_trained_are_trusted_less():
-    few, many = (Calibration.fit(np.resize([0.1, 0.2, 0.3, 0.4], n), 0.0).scale for n in (40, 4000))
+    few, many = (Calibration.fit(np.repeat(np.arange(20.0), n // 20), 0.0).scale for n in (40, 4000))
+    assert many > 1.0
     assert few == pytest.approx(1.5 / 1.005 * many, rel=0.05)
 
 
 def test_the_pool_is_the_middle_of_all_and_draws_each_to_it():
-    ones = [Calibration(0.1, 0.02), Calibration(0.2, 0.08), Calibration(0.9, 0.05)]
+    ones = [Calibration(0.1, 0.02, 1.0), Calibration(0.2, 0.08, 1.6), Calibration(0.9, 0.05, 1.2)]
     pool = pooled(ones)
-    assert pool == Calibration(0.2, 0.05)
+    assert pool == Calibration(0.2, 0.05, 1.2)
     assert pooled([]) is None
     assert pool.towards(pool).location == pytest.approx(0.2) and pool.towards(pool).scale == pytest.approx(0.05)
     for one in ones:
         drawn = one.towards(pool)
         assert abs(drawn.location - 0.2) == pytest.approx(0.3 * abs(one.location - 0.2))
         assert np.log(drawn.scale / 0.05) == pytest.approx(0.3 * np.log(one.scale / 0.05))
+        assert np.log(drawn.stretch / 1.2) == pytest.approx(0.3 * np.log(one.stretch / 1.2))
+
+
+def test_a_tail_longer_than_an_exponential_one_is_seen_beyond_5_percent():
+    rng = np.random.default_rng(5)
+    long = Calibration.fit(rng.standard_t(3, size=200_000) ** 2, 0.0)
+    short = Calibration.fit(rng.exponential(size=200_000), 0.0)
+    assert short.stretch == pytest.approx(1.0, abs=0.03)
+    assert long.stretch > 1.5
+    # The two pieces meet.
+    knee = long.location + long.scale * np.log(4.0)
+    np.testing.assert_allclose(long.p_value(knee + np.array([-1e-9, 0.0, 1e-9])), 0.05, rtol=1e-6)
+    beyond = long.scale * long.stretch
+    assert long.p_value(np.array([knee + beyond]))[0] == pytest.approx(0.05 / np.e)
 
 
 SEGMENTS, DAYS, HELD_OUT = 150, 330, 90

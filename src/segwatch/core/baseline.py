@@ -48,7 +48,7 @@ class Baseline:
     Arrays are (n,), or (n, P) with P the periods of a week. scale: of the segment's values, see
     `FeatureSet.segment_scale`. misfit, repeat_misfit: how badly the profile, and the week before in its place, have
     fitted of late. streak: anomalous periods in a row, with their sign; peak: how clear they were at most;
-    settled_level: the level before them. window: clipped z of the periods of one season before, (n, season - 1), the
+    settled_level: the level before them, trail: those of the season before, (n, season), the last one first. window: clipped z of the periods of one season before, (n, season - 1), the
     last one first. own_effect: by how much the segment does otherwise than its groups on days that something is known
     of, from n_effects of them.
     """
@@ -66,6 +66,7 @@ class Baseline:
     streak: Floats
     peak: Floats
     settled_level: Floats
+    trail: Floats
     former_level: Floats
     former_age: Floats
     former_votes: Floats
@@ -102,6 +103,7 @@ class Baseline:
             streak=filled(0.0),
             peak=filled(0.0),
             settled_level=filled(np.nan),
+            trail=filled(np.nan, features.season),
             former_level=filled(np.nan),
             former_age=filled(0.0),
             former_votes=filled(0.0),
@@ -339,7 +341,7 @@ class Recursion:
         huber = np.where(single > _NO_WEIGHT, 0.0, np.minimum(1.0, _FULL_WEIGHT / np.maximum(single, 1e-9)))
         weight = np.where(grown, huber, 1.0)
         weight = weight * np.where(period.effect != 0, _KNOWN_WEIGHT, 1.0) * (seen & ~own.is_former)
-        state.settled_level = np.where(np.abs(state.streak) < 1.0, state.level, state.settled_level)
+        self._update_settled(state)
         profile = self._profile(state, period)
         rate = np.maximum(_LEVEL_RATE * self._speed, 1.0 / (state.n_seen + 1.0)) * weight
         # A slot of half the mean counts half: its relative noise is the larger.
@@ -354,6 +356,13 @@ class Recursion:
         if self.features.is_count:
             np.clip(own_profile, 0.0, _MOST_PROFILE, out=own_profile)
         seen_slot += seen
+
+    def _update_settled(self, state: Baseline) -> None:
+        """What shows only by and by has moved the level before it is found: the settled one is a season old."""
+        is_settled = np.abs(state.streak) < 1.0
+        state.settled_level = np.where(is_settled, state.trail[:, -1], state.settled_level)
+        state.trail[:, 1:] = state.trail[:, :-1].copy()
+        state.trail[:, 0] = state.level
 
     def _update_former(self, state: Baseline, own: Own, seen: Bools) -> None:
         """The former level is the present one again after some periods in a row that it fits better."""
@@ -419,11 +428,11 @@ class Recursion:
         if self.features.is_count:
             mean = np.maximum(mean, 1e-3)
             state.profile /= mean[:, None]
-            for level in (state.level, state.settled_level, state.former_level):
+            for level in (state.level, state.settled_level, state.former_level, *state.trail.T):
                 level *= mean
         else:
             state.profile -= mean[:, None]
-            for level in (state.level, state.settled_level, state.former_level):
+            for level in (state.level, state.settled_level, state.former_level, *state.trail.T):
                 level += mean
 
 

@@ -207,7 +207,7 @@ class ModelBundle:
     @cached_property
     def _parameters(self) -> Mapping[str, Floats]:
         lists = {name: self._segments[name].combine_chunks().flatten() for name in ("center", "spread")}
-        scalars = {name: np.asarray(self._segments[name]) for name in ("location", "scale")}
+        scalars = {name: np.asarray(self._segments[name]) for name in ("location", "scale", "stretch")}
         return scalars | {name: np.asarray(flat).reshape(-1, _D) for name, flat in lists.items()}
 
     @cached_property
@@ -240,7 +240,7 @@ class ModelBundle:
             Scaling(named["center"], named["spread"]),
             batch["vector"].flatten().to_numpy().reshape(count, _D),
             batch["weight"].to_numpy(),
-            Calibration(float(named["location"]), float(named["scale"])),
+            Calibration(*(float(named[name]) for name in ("location", "scale", "stretch"))),
         )
 
     def fitted(self, position: int) -> FittedSegment:
@@ -358,7 +358,7 @@ def write_bundle(
         "rules": asdict(rules),
         "window": panel.window.as_dict(),
         "occasions": prepared.pools.known.occasions.as_list(),
-        "pool": asdict(pooled(calibrations) or Calibration(0.0, 1.0)),
+        "pool": asdict(pooled(calibrations) or Calibration(0.0, 1.0, 1.0)),
         "data_digest": data_digest(panel),
         "counts": {"segments": len(panel.segments), **counts},
         "files": {name: _digest(path / name) for name in _FILES},
@@ -411,6 +411,7 @@ def _segment_schema(prepared: Prepared) -> pa.Schema:
             ("spread", pa.list_(pa.float64(), _D)),
             ("location", pa.float64()),
             ("scale", pa.float64()),
+            ("stretch", pa.float64()),
             ("n_vectors", pa.int64()),
             *((name, column.type) for name, column in prepared.state.take(slice(0)).columns().items()),
         ]
@@ -432,6 +433,7 @@ def _segment_batch(
         "spread": _lists([d.scaling.spread if d else None for d in detectors], _D),
         "location": pa.array([d.calibration.location if d else 0.0 for d in detectors], pa.float64()),
         "scale": pa.array([d.calibration.scale if d else 1.0 for d in detectors], pa.float64()),
+        "stretch": pa.array([d.calibration.stretch if d else 1.0 for d in detectors], pa.float64()),
         "n_vectors": pa.array([len(d.weights) if d else 0 for d in detectors], pa.int64()),
     }
     return pa.record_batch([columns[name] for name in schema.names], schema=schema)

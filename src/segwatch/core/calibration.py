@@ -10,7 +10,9 @@ import numpy.typing as npt
 
 from segwatch.core.panel import Floats
 
-_LEVELS = (0.8, 0.95)
+_LEVELS = (0.8, 0.95, 0.97)
+_KNEE = float(np.log((1 - _LEVELS[0]) / (1 - _LEVELS[1])))
+_MOST_STRETCH = 4.0
 # The own tail counts for this much, the rest is what all segments of the model have.
 _OWN = 0.3
 # Rows that trained score lower than new ones, by the more the fewer they are; measured on noise without any event.
@@ -20,32 +22,39 @@ _TINY = 1e-300
 
 @dataclass(frozen=True)
 class Calibration:
-    """Survival function of a segment's scores on ordinary rows: exponential, 20 % beyond `location`.
+    """Survival function of a segment's scores on ordinary rows: exponential in two pieces, 20 % beyond `location`.
 
-    Two quantiles of the scores of the rows that trained it fix it, the 80 % and the 95 %: a tail fitted to the largest
-    scores would go blind when anomalies are in the training rows.
+    Up to 5 % the scores fall off by `scale`, from there on by `stretch` >= 1 times as much: real metrics have longer
+    tails than an exponential has. Three quantiles of the scores of the rows that trained it fix it, the 80, the 95 and
+    the 97 %: a tail fitted to the largest scores would go blind when anomalies are in the training rows.
     """
 
     location: float
     scale: float
+    stretch: float
 
     @classmethod
     def fit(cls, scores: Floats, least_scale: float) -> Calibration:
         """The segment's own calibration, from the scores (n,) of its training rows, n >= 2."""
-        low, high = np.quantile(scores, _LEVELS)
-        scale = float(high - low) / np.log((1 - _LEVELS[0]) / (1 - _LEVELS[1]))
-        return cls(float(low), max(scale, least_scale) * (1.0 + _SEEN / len(scores)))
+        low, knee, high = np.quantile(scores, _LEVELS)
+        scale = max(float(knee - low) / _KNEE, least_scale)
+        beyond = float(high - knee) / float(np.log((1 - _LEVELS[1]) / (1 - _LEVELS[2])))
+        stretch = float(np.clip(beyond / max(scale, _TINY), 1.0, _MOST_STRETCH))
+        return cls(float(low), scale * (1.0 + _SEEN / len(scores)), stretch)
 
     def towards(self, pool: Calibration) -> Calibration:
         """This calibration, drawn to that of all segments: a few hundred rows say little of one in a thousand."""
         location = _OWN * self.location + (1 - _OWN) * pool.location
-        scale = np.exp(_OWN * np.log(self.scale) + (1 - _OWN) * np.log(pool.scale))
-        return Calibration(location, float(scale))
+        scale, stretch = (
+            own**_OWN * shared ** (1 - _OWN) for own, shared in ((self.scale, pool.scale), (self.stretch, pool.stretch))
+        )
+        return Calibration(location, scale, stretch)
 
     def p_value(self, scores: Floats) -> Floats:
         """Share of ordinary rows that score as high or higher, in (0, 1]; falls strictly."""
         beyond = (scores - self.location) / self.scale
-        tail = (1 - _LEVELS[0]) * np.exp(-np.maximum(beyond, 0.0))
+        stretched = np.where(beyond > _KNEE, _KNEE + (beyond - _KNEE) / self.stretch, beyond)
+        tail = (1 - _LEVELS[0]) * np.exp(-np.maximum(stretched, 0.0))
         below = 1.0 - _LEVELS[0] * np.exp(np.minimum(beyond, 0.0))
         return np.asarray(np.where(beyond > 0, np.maximum(tail, _TINY), below))
 
@@ -54,8 +63,8 @@ def pooled(calibrations: Sequence[Calibration]) -> Calibration | None:
     """The middle of all segments' calibrations; None of none."""
     if not calibrations:
         return None
-    locations, scales = np.array([(one.location, one.scale) for one in calibrations]).T
-    return Calibration(float(np.median(locations)), float(np.median(scales)))
+    middle = np.median([(one.location, one.scale, one.stretch) for one in calibrations], axis=0)
+    return Calibration(*middle.tolist())
 
 
 def alert_thresholds(p_values: Floats, groups: npt.NDArray[np.int64], fdr: float, alpha: float) -> Floats:
