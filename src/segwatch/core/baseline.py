@@ -29,6 +29,8 @@ _LEVEL_RATE, _NOISE_RATE, _PROFILE_RATE = 0.05, 0.02, 0.074
 # In the first weeks the noise is hardly known.
 _YOUNG_WEEKS, _YOUNG_NOISE_RATE = 12, 0.05
 _FULL_WEIGHT, _NO_WEIGHT, _KNOWN_WEIGHT = 2.5, 4.0, 0.3
+# What spoke for itself would only echo in the windows after it.
+_ECHO = 1.0
 _ANOMALOUS = 3.0
 _MISFIT_CLIP, _MISFIT, _REPEATS_BETTER = 25.0, 4.0, 0.25
 _REMEMBERED_WEEKS, _RETURNED_AFTER = 4, 3.0
@@ -378,7 +380,7 @@ class Recursion:
     def _update_window(self, state: Baseline, X: Floats, x: Floats, context: Floats, seen: Bools) -> None:
         counted = seen & (state.n_seen >= self.features.burn_in)
         state.window[:, 1:] = state.window[:, :-1].copy()
-        most = np.full(len(x), WINDOW_CLIP)
+        most = np.where(np.abs(X[:, 0]) > _NO_WEIGHT, _ECHO, WINDOW_CLIP)
         if self.features.kind == "count":
             # What lies within a step or so of a count's expectation says nothing, however often it is said.
             most = np.minimum(most, np.abs(x - context[:, CONTEXT.index("expected")]) / _MATERIAL)

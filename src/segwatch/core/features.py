@@ -79,7 +79,7 @@ class FeatureSet:
     grain: Grain
     kind: Kind
     name: str = "recursive"
-    version: int = 3
+    version: int = 4
 
     @property
     def names(self) -> tuple[str, ...]:
