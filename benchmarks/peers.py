@@ -144,12 +144,21 @@ def oracle(case: Case) -> Scored:
 def weekday_z(case: Case) -> Scored:
     """`robust_z`; flags from 3.5 on (Iglewicz and Hoaglin 1993)."""
     season = _feature_set(case).long_season
-    return _flagged(robust_z(case.panel, case.scored, season), 3.5)
+    return _flagged(robust_z(_transformed(case), case.scored, season), 3.5)
 
 
-def robust_z(panel: Panel, scored: int = 60, season: int = 7) -> Floats:
-    """|log1p(x) - median of the last 8 same weekdays| in robust standard deviations of the last 56 such residuals."""
-    x = np.log1p(panel.values)
+def _transformed(case: Case) -> Floats:
+    """(n_segments, n_times) on the scale that a plain method compares on: log1p of counts, all else as it is, its
+    median 0 and its median deviation a tenth, about that of the counts."""
+    if case.kind == "count":
+        return np.asarray(np.log1p(case.values))
+    center = np.nanmedian(case.values, axis=1, keepdims=True)
+    spread = np.nanmedian(np.abs(case.values - center), axis=1, keepdims=True)
+    return np.asarray((case.values - center) / np.where(spread > 0, 10.0 * spread, 1.0))
+
+
+def robust_z(x: Floats, scored: int = 60, season: int = 7) -> Floats:
+    """|x - median of the last 8 same weekdays| in robust standard deviations of the last 56 such residuals."""
     residual = np.full_like(x, np.nan)
     scores = np.full((len(x), scored), np.nan)
     long = 8 * season
@@ -224,7 +233,7 @@ def _pyod_on_features(case: Case, make: Callable[[], object]) -> Scored:
 
 
 def mstl(case: Case) -> Scored:
-    """Distance from the forecast of statsforecast's MSTL on log1p, in half-widths of its 99 % interval.
+    """Distance from the forecast of statsforecast's MSTL on log1p of counts, in half-widths of its 99 % interval.
 
     Refitted every season, 7 days or 24 hours. Days have one season, 7; hours two, 24 and 168. Gaps are filled with
     the value a long season earlier.
@@ -233,7 +242,7 @@ def mstl(case: Case) -> Scored:
 
     features = _feature_set(case)
     step, season = features.season, sorted({features.season, features.long_season})
-    filled = _filled(np.log1p(case.panel.values), features.long_season)
+    filled = _filled(_transformed(case), features.long_season)
     n = filled.shape[1]
     scores = np.full(case.events.shape, np.nan)
     for i, y in enumerate(filled):
@@ -258,7 +267,7 @@ def _filled(y: Floats, season: int) -> Floats:
 
 
 def _feature_set(case: Case) -> FeatureSet:
-    return FeatureSet(case.panel.window.grain, "count")
+    return FeatureSet(case.panel.window.grain, case.kind)
 
 
 def _flagged(scores: Floats, above: float, promised: float | None = None) -> Scored:
@@ -284,7 +293,7 @@ def _on_observed(
 ) -> Floats:
     """Scores of a model per segment on its observed values, gaps closed; `prepare` loses the first `lost` of them."""
     scores = np.full(case.events.shape, np.nan)
-    for i, values in enumerate(case.panel.values):
+    for i, values in enumerate(case.values):
         observed = np.flatnonzero(~np.isnan(values))
         rows, columns = prepare(values[observed]), observed[lost:] - (len(values) - case.scored)
         history = rows[columns < 0]

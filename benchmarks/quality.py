@@ -2,8 +2,9 @@
 
     python benchmarks/quality.py [--json FILE] [--segments 200] [--seeds N ...] [--data NAME ...]
 
-Data sets, seeds and labels: quality_data.py. Methods: peers.py (their packages: benchmarks/requirements.txt). What is
-counted: quality_metrics.py. What is printed depends on the code alone; how long it took goes to standard error.
+Data sets, seeds and labels: quality_data.py, quality_kinds.py. Methods: peers.py (their packages:
+benchmarks/requirements.txt). What is counted: quality_metrics.py. What is printed depends on the code alone; how long
+it took goes to standard error.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
+import quality_data
+import quality_kinds
 from peers import METHODS, Method, Scored, with_its_rollups
 from peers import robust_z as robust_z
-from quality_data import CASES, DIMENSIONS, NOISES, PARENTS, SEEDS, Case, generated, noise
+from quality_data import DIMENSIONS, NOISES, PARENTS, SEEDS, Case, generated, noise
 from quality_data import data as data
 from quality_metrics import (
     PER_1000,
@@ -35,6 +38,7 @@ from quality_metrics import (
 
 __all__ = ["DIMENSIONS", "data", "robust_z"]
 
+CASES = quality_data.CASES | quality_kinds.CASES
 LEVELS = (0.1, 0.01, 0.001)
 # A day of flights is named when this many of the 35 segments are flagged on it.
 NAMED = 3

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from scipy.signal import lfilter
 
+from segwatch.core.noise import Kind
 from segwatch.core.panel import Bools, Floats, History, Ints, Panel, Segments, build_panel
 from segwatch.core.segment import segment_id
 from segwatch.core.window import Window, length
@@ -47,7 +48,7 @@ class Case:
     """A Panel of which the last `scored` periods are judged.
 
     events: (n_segments, n_scored), the number of each cell's event, or ORDINARY or NOT_JUDGED.
-    kinds: the kind of each event number.
+    kinds: the kind of each event number. kind: of the metric, see `segwatch.core.noise`.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Case:
     kinds: tuple[str, ...]
     truth: Truth | None = None
     min_history: int = 90
+    kind: Kind = "count"
 
     @property
     def scored(self) -> int:
@@ -65,6 +67,12 @@ class Case:
     def judged(self) -> Bools:
         """Cells that hold an observation and are not left out."""
         return np.asarray(~np.isnan(self.panel.values[:, -self.scored :]) & (self.events != NOT_JUDGED))
+
+    @property
+    def values(self) -> Floats:
+        """(n_segments, n_times) as people see them: of a ratio the quotient."""
+        values = np.asarray(self.panel.values)
+        return values if self.panel.exposure is None else values / self.panel.exposure
 
     @property
     def is_parent(self) -> Bools:

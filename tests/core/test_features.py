@@ -48,11 +48,11 @@ GOLDEN = {
         119: [0.7934943985, 1.6128247429, 1.9564617491, 0.0, 0.0],
     },
     "value": {
-        30: [-0.1879999479, -0.3896936225, -0.3896936225, 0.0, 0.0],
-        60: [-1.3765829501, -0.4115621992, -0.5447516372, 0.0, 0.0],
-        100: [7.9828764661, 1.5, 2.4013192412, 0.0, 0.0],
-        101: [0.211715432, 0.9285684108, 0.3098884297, 0.0, 0.0],
-        119: [1.0598391397, 1.766598951, 1.2302954172, 5.2013357902, 0.0],
+        30: [-0.3511178405, -0.4869257456, -0.4869257456, 0.0, 0.0],
+        60: [-1.1787028975, -0.2915719519, -0.3888143796, 0.0, 0.0],
+        100: [12.0, 1.5, 2.4163445822, 0.0, 0.0],
+        101: [0.2354402651, 0.9934718918, 0.2885669788, 0.0, 0.0],
+        119: [1.0784081641, 1.7773197822, 1.1809752848, 5.2013357902, 0.0],
     },
 }
 
@@ -151,9 +151,9 @@ def test_nothing_is_complete_before_the_burn_in(features):
     assert np.isnan(gone.X[~complete][:, 0]).all()
 
 
-def test_the_scale_of_values_is_their_median_size_and_counts_have_none():
+def test_the_scale_of_values_is_twice_their_median_size_and_counts_have_none():
     values = np.array([[1.0, -3.0, np.nan, 5.0], [0.0, 0.0, 0.0, 0.0], [np.nan] * 4])
-    assert FeatureSet("day", "value").segment_scale(values).tolist() == [3.0, 1.0, 1.0]
+    assert FeatureSet("day", "value").segment_scale(values).tolist() == [6.0, 2.0, 2.0]
     assert FeatureSet("day", "count").segment_scale(values).tolist() == [1.0, 1.0, 1.0]
 
 

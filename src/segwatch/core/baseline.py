@@ -50,9 +50,9 @@ class Baseline:
     Arrays are (n,), or (n, P) with P the periods of a week. scale: of the segment's values, see
     `FeatureSet.segment_scale`. misfit, repeat_misfit: how badly the profile, and the week before in its place, have
     fitted of late. streak: anomalous periods in a row, with their sign; peak: how clear they were at most;
-    settled_level: the level before them, trail: those of the season before, (n, season), the last one first. window: clipped z of the periods of one season before, (n, season - 1), the
-    last one first. own_effect: by how much the segment does otherwise than its groups on days that something is known
-    of, from n_effects of them.
+    settled_level: the level before them, trail: those of the season before, (n, season), the last one first. window:
+    clipped z of the periods of one season before, (n, season - 1), the last one first. own_effect: by how much the
+    segment does otherwise than its groups on days that something is known of, from n_effects of them.
     """
 
     scale: Floats

@@ -51,6 +51,8 @@ _LARGEST = 12.0
 # A window says little against a day that is itself in order.
 _DISAGREEING, _AGREES_FROM = 1.5, 0.5
 _SHARED_WEIGHT = 0.5
+# asinh(x / scale): noise that adds up should not be taken for noise that multiplies, nor the other way round.
+_LINEAR_UP_TO = 2.0
 # What has been as clear as this is said: it goes on where the value itself is in order.
 _SAID, _IN_ORDER = 4.0, 3.0
 # A segment that repeats itself this often says nothing by repeating itself; nor does a run that went on for so long.
@@ -118,10 +120,10 @@ class FeatureSet:
         return hashlib.sha256(to_metadata(definition).encode()).hexdigest()
 
     def segment_scale(self, values: Floats) -> Floats:
-        """(n_segments,) scale of each row of `values`: 1 for counts, else the median |value| (1 if that is 0)."""
+        """(n_segments,) scale of each row of `values`: 1 for counts, else twice the median |value| (2 if that is 0)."""
         if self.is_count:
             return np.ones(len(values))
-        return np.array([_positive_median(np.abs(row[~np.isnan(row)])) for row in values])
+        return np.array([_LINEAR_UP_TO * _positive_median(np.abs(row[~np.isnan(row)])) for row in values])
 
     def to_scale(self, values: Floats, unit: Floats) -> Floats:
         """The values on the scale of the levels: counts as they are, ratios as counts, others as asinh(x / unit)."""
