@@ -22,8 +22,8 @@ def conversions(segments: int = 100, days: int = 1000, seed: int = SEED) -> Case
     """Orders of visits: binomial, of 1 to 20 of 100 of 100 to 30,000 visits a day, around a rate with a weekly pattern.
 
     The rate's logarithm has noise of 0.03 to 0.1, half of whose variance has a memory of days. The visits of every
-    third segment halve or double for good in the scored days: that is no event of the rate. An event is of a
-    share of the rate that is 4 to 9 standard deviations of a day, at least a tenth, and at most 95 of 100 of it are lost.
+    third segment halve or double for good in the scored days: that is no event of the rate. An event is of 4 to 9
+    standard deviations of a day, at least a tenth of the rate; at most 95 of 100 of it are lost.
     """
     rng = np.random.default_rng(seed)
     week = np.exp(rng.normal(0.0, 0.08, (segments, 7)))[:, _weekdays(days)]
