@@ -18,7 +18,7 @@ from sklearn.svm import OneClassSVM
 
 from segwatch.core.baseline import Recursion
 from segwatch.core.calibration import alert_thresholds, pooled
-from segwatch.core.detector import Scaling
+from segwatch.core.detector import Detector, Scaling
 from segwatch.core.features import FeatureSet
 from segwatch.core.panel import Bools, Floats, Ints, Panel
 from segwatch.core.rollup import with_rollups
@@ -77,23 +77,28 @@ def with_its_rollups(case: Case) -> tuple[Panel, Scored]:
 
 
 def _segwatch(case: Case, panel: Panel) -> Scored:
-    rows, before = _rows(case, panel)
+    rows, before = rows_of(case, panel)
     some = slice(-case.scored, None)
-    observed = (~np.isnan(np.asarray(panel.values)[:, : -case.scored])).sum(axis=1).tolist()
-    detectors = [fit_rows(X, n, case.min_history).detector for X, n in zip(before.each(), observed, strict=True)]
-    pool = pooled([one.calibration for one in detectors if one])
     p_values = np.full(rows.values[:, some].shape, np.nan)
-    for i, detector in enumerate(detectors):
+    for i, detector in enumerate(fitted_detectors(case, panel, before)):
         wanted = rows.is_complete[i, some]
-        if detector is not None and pool is not None and wanted.any():
-            p_values[i, wanted] = detector.pooled(pool).p_value(rows.X[i, some][wanted])
+        if detector is not None and wanted.any():
+            p_values[i, wanted] = detector.p_value(rows.X[i, some][wanted])
     ongoing = _feature_set(case).is_ongoing(rows.values[:, some], rows.contexts[:, some])
     thresholds = _thresholds(np.where(ongoing & ~np.isnan(p_values), 1.0, p_values))
     flags = (p_values <= thresholds) & ~ongoing
     return Scored(-np.log(p_values), flags, _promised(case, thresholds), p_values)
 
 
-def _rows(case: Case, panel: Panel) -> tuple[Rows, Rows]:
+def fitted_detectors(case: Case, panel: Panel, before: Rows) -> list[Detector | None]:
+    """One for each segment of the Panel, calibrated as the product does; None where it has too little history."""
+    observed = (~np.isnan(np.asarray(panel.values)[:, : -case.scored])).sum(axis=1).tolist()
+    detectors = [fit_rows(X, n, case.min_history).detector for X, n in zip(before.each(), observed, strict=True)]
+    pool = pooled([one.calibration for one in detectors if one])
+    return [one.pooled(pool) if one and pool else None for one in detectors]
+
+
+def rows_of(case: Case, panel: Panel) -> tuple[Rows, Rows]:
     """The rows that train and are scored, and the former alone: no row depends on a later one."""
     prepared = Prepared.of(panel, Recursion(_feature_set(case), ADAPT_AFTER[panel.window.grain]))
     keep = min(n_trained(prepared) + case.scored, len(panel.window))
@@ -280,7 +285,7 @@ def _on_features(case: Case, score: Callable[[Floats, Floats], Floats]) -> Float
     score: of the training's rows and the scored rows.
     """
     scores = np.full(case.events.shape, np.nan)
-    rows, before = _rows(case, case.panel)
+    rows, before = rows_of(case, case.panel)
     for i, X in enumerate(before.each()):
         wanted = rows.is_complete[i, -case.scored :]
         if len(X) >= _LEAST_ROWS and np.ptp(X, axis=0).any() and wanted.any():

@@ -35,6 +35,7 @@ from quality_metrics import (
     recall_half,
     threshold,
 )
+from quality_together import found_together
 
 __all__ = ["DIMENSIONS", "data", "robust_z"]
 
@@ -64,6 +65,7 @@ class Result:
     p_values: dict[str, float] = field(default_factory=dict)
     rollups: dict[str, int] = field(default_factory=dict)
     flights: dict[str, int] = field(default_factory=dict)
+    together: dict[str, tuple[float, float]] = field(default_factory=dict)
     flags: list[str] = field(default_factory=list)
 
 
@@ -87,6 +89,8 @@ def main() -> None:
             continue
         found = [result for seed, case in cases for result in judged(case, methods, seed)]
         found += [judge_rollups(case, seed) for seed, case in cases if case.is_parent.any()]
+        if name == "generator":
+            found += [Result(case.name, "together", seed, {}, together=found_together(case)) for seed, case in cases]
         # A data set can take minutes: what is known of it is shown.
         print("\n\n".join(tables(found)) + "\n", flush=True)
         results += found
@@ -177,7 +181,8 @@ def _judge_flights(case: Case, method: str, scored: Scored) -> Result:
 def tables(results: list[Result]) -> list[str]:
     """The Markdown tables of the results, without those of p-values."""
     parts = []
-    rollups, results = [r for r in results if r.rollups], [r for r in results if not r.rollups]
+    rollups, together = [r for r in results if r.rollups], [r for r in results if r.together]
+    results = [r for r in results if not r.rollups and not r.together]
     for name in dict.fromkeys(r.data for r in results if r.data != "flights"):
         some = [r for r in results if r.data == name]
         seeds = list(dict.fromkeys(r.seed for r in some if r.seed is not None))
@@ -193,6 +198,8 @@ def tables(results: list[Result]) -> list[str]:
             )
     if rollups:
         parts.append(_rollup_table(rollups))
+    if together:
+        parts.append(_together_table(together))
     if any(r.flights for r in results):
         parts.append(_flights_table([r for r in results if r.flights]))
     return parts
@@ -309,6 +316,15 @@ def _rollup_table(results: list[Result]) -> str:
         rows.append([name, f"{total['shown']}/{total['events']}", share])
     title = "**roll-ups**: parent events that the roll-up of their own country or platform shows"
     return f"{title}\n\n{_markdown(['data', 'shown', 'false per 1,000'], rows)}"
+
+
+def _together_table(results: list[Result]) -> str:
+    rows = [
+        [deviation, *(_share(_mean(r.together[deviation][i] for r in results)) for i in (0, 1))]
+        for deviation in results[0].together
+    ]
+    title = f"**what the SVM adds**: ordinary rows made to deviate in several features, found at {USUAL} per 1,000"
+    return f"{title}\n\n{_markdown(['features, standard deviations', 'segwatch', 'max z of its features'], rows)}"
 
 
 def _by_method(results: list[Result]) -> list[tuple[str, list[Result]]]:

@@ -5,6 +5,7 @@ import quality
 import quality_data
 import quality_kinds
 import quality_metrics as metrics
+import quality_together
 from quality_data import NOT_JUDGED, ORDINARY, Case
 
 from segwatch.core.bundle import write_bundle
@@ -185,3 +186,10 @@ def test_the_tables_hold_each_method_and_say_nothing_where_nothing_is_known():
     first = quality.tables(results)[0].splitlines()
     assert [line.split(" | ")[0] for line in first[-2:]] == ["| one", "| other"]
     assert first[-1].endswith("| - |")
+
+
+def test_the_svm_finds_rows_whose_features_deviate_together_and_loses_none_that_one_shows():
+    found = quality_together.found_together(quality_data.generated(40, seed=1, days=500, with_truth=False))
+    assert found["1 of 4.5"] == (1.0, 1.0)
+    svm, largest = found["3 of 3"]
+    assert svm > 0.9 and largest < 0.1
