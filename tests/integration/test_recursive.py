@@ -278,6 +278,37 @@ def test_hours_are_scored_end_to_end_and_an_hour_that_breaks_is_named(tmp_path, 
     same(predictions(folder), found)
 
 
+def test_an_hour_that_did_not_arrive_is_a_gap_named_once_and_one_that_arrived_twice_is_found(tmp_path, segwatch):
+    rng = np.random.default_rng(6)
+    end = END.astype("datetime64[h]")
+    rows = []
+    for country, channel in FOUR:
+        for back in range(1, 24 * 40 + 1):
+            row = ((end - back).astype(dt.datetime), country, channel, rng.poisson(100))
+            rows += [row] * {40: 0, 20: 2}.get(back, 1)
+    folder = project(tmp_path, segwatch, rows, HOURS)
+    segwatch(folder, "train", "--as-of", day(2))
+    said = segwatch(folder, "infer", "--start", day(2), "--end", day(0)).stderr
+    found = predictions(folder)
+    missing = found[found["ts"] == pd.Timestamp(end - 40)]
+    assert len(missing) == 9 and set(missing["status"]) == {"no_data"} and missing["value"].isna().all()
+    assert said.count("2026-11-22T08") == 1
+    doubled = found[found["ts"] == pd.Timestamp(end - 20)]
+    assert doubled["is_anomaly"].all() and (doubled["value"] > 1.6 * doubled["expected"]).all()
+    others = found.drop(missing.index).drop(doubled.index)
+    assert set(others["status"]) == {"ok"} and others["is_anomaly"].sum() < 8
+
+
+def test_holidays_of_a_country_that_is_none_are_said_once_and_the_others_go_on(tmp_path, segwatch):
+    countries = {("it", "web"): 100, ("it", "ads"): 100, ("atlantis", "web"): 100, ("atlantis", "ads"): 100}
+    folder = project(tmp_path, segwatch, counts(countries, days=120), 'holidays = {dimension = "country"}\n')
+    said = segwatch(folder, "train", "--as-of", day(10)).stderr
+    assert said.count("no public holidays are known for country atlantis") == 1 and "holidays.countries" in said
+    segwatch(folder, "infer", "--start", day(10), "--end", day(0))
+    found = predictions(folder)
+    assert set(found["status"]) == {"ok"} and len(found) == 10 * 9
+
+
 def test_a_change_that_stays_is_told_until_it_is_the_new_normal(tmp_path, segwatch):
     fallen = lambda country, channel, back: 0.4 if (country, channel) == ("it", "web") and back <= 20 else 1.0  # noqa: E731
     folder = project(tmp_path, segwatch, counts(FOUR, change=fallen))
