@@ -4,7 +4,9 @@ FROM python:3.11.14-slim-bookworm AS builder
 ARG EXTRAS=gcp,kfp,serve
 WORKDIR /build
 RUN python -m venv --without-pip /opt/segwatch
-COPY pyproject.toml constraints.txt README.md CHANGELOG.md LICENSE ./
+# The solver is compiled; without a compiler scikit-learn would do its work.
+RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
+COPY pyproject.toml setup.py constraints.txt README.md CHANGELOG.md LICENSE ./
 COPY src ./src
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels . \
     && pip --python /opt/segwatch/bin/python install --no-cache-dir --no-compile -c constraints.txt \

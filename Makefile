@@ -42,7 +42,7 @@ INFRA := infra/envs/$(ENV)
 IMAGE := $(REGION)-docker.pkg.dev/$(PROJECT_ID)/segwatch-$(ENV)/segwatch
 DEPLOYER := segwatch-deployer-$(ENV)@$(PROJECT_ID).iam.gserviceaccount.com
 # What the image is made of: a tag that names a revision must not hold anything else.
-IMAGE_SOURCES := Dockerfile .dockerignore pyproject.toml constraints.txt src
+IMAGE_SOURCES := Dockerfile .dockerignore pyproject.toml setup.py constraints.txt src
 INFRA_VARIABLES := -var project_id=$(PROJECT_ID) -var bucket_name=$(BUCKET_NAME) -var region=$(REGION)
 needs = $(foreach name,PROJECT_ID BUCKET_NAME,$(if $($(name)),,$(error $(name) is empty: make $(MAKECMDGOALS) TARGET=$(TARGET) PROJECT_ID=my-project BUCKET_NAME=my-bucket ENV=dev)))$(if $(wildcard infra/envs/$(ENV)/main.tf),,$(error ENV is $(ENV), it must be dev, test or prod))$(if $(shell command -v $(1) 2>/dev/null),,$(error $(1) is not installed: install it or name it with $(2)=))
 
@@ -53,7 +53,9 @@ help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
 	@echo; echo "Variables: VENV DEMO SETTINGS TARGET AS_OF SEGMENTS DAYS SEED PROJECT_ID BUCKET_NAME ENV REGION PYTEST_OPTIONS"
 
-$(VENV)/installed-base: pyproject.toml constraints.txt
+NATIVE := setup.py $(wildcard src/segwatch/core/native/*)
+
+$(VENV)/installed-base: pyproject.toml constraints.txt $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.exit("segwatch needs Python 3.11 to 3.13, " + sys.executable + " is " + sys.version.split()[0] + ": set PYTHON=") if not (3, 11) <= sys.version_info[:2] <= (3, 13) else 0'
 	$(PYTHON) -m venv $(VENV)
 	@mkdir -p $(TMPDIR)

@@ -18,10 +18,11 @@ from sklearn.svm import OneClassSVM
 
 from segwatch.core.baseline import Recursion
 from segwatch.core.calibration import alert_thresholds, pooled
-from segwatch.core.detector import Detector, Scaling
+from segwatch.core.detector import Detector
 from segwatch.core.features import FeatureSet
 from segwatch.core.panel import Bools, Floats, Ints, Panel
 from segwatch.core.rollup import with_rollups
+from segwatch.core.scaling import Scaling
 from segwatch.core.training import Prepared, Rows, fit_rows, n_trained
 from segwatch.core.window import Grain
 
@@ -92,8 +93,8 @@ def _segwatch(case: Case, panel: Panel) -> Scored:
 
 def fitted_detectors(case: Case, panel: Panel, before: Rows) -> list[Detector | None]:
     """One for each segment of the Panel, calibrated as the product does; None where it has too little history."""
-    observed = (~np.isnan(np.asarray(panel.values)[:, : -case.scored])).sum(axis=1).tolist()
-    detectors = [fit_rows(X, n, case.min_history).detector for X, n in zip(before.each(), observed, strict=True)]
+    observed = (~np.isnan(np.asarray(panel.values)[:, : -case.scored])).sum(axis=1)
+    detectors = [fitted.detector for fitted in fit_rows(before, observed, case.min_history)]
     pool = pooled([one.calibration for one in detectors if one])
     return [one.pooled(pool) if one and pool else None for one in detectors]
 

@@ -9,9 +9,9 @@ from peers import fitted_detectors, rows_of
 from quality_data import ORDINARY, Case
 from quality_metrics import USUAL
 
-from segwatch.core.detector import Scaling
 from segwatch.core.features import FEATURES
 from segwatch.core.panel import Floats
+from segwatch.core.scaling import Scaling
 
 DEVIATIONS = ((1, 4.5), (2, 3.0), (3, 2.5), (3, 3.0), (4, 2.0))
 """How many features deviate, and by how many standard deviations of the training rows."""

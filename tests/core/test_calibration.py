@@ -183,7 +183,8 @@ def test_as_many_ordinary_rows_have_a_small_p_value_as_it_promises(name):
         values, exposure = values
     prepared = Prepared.of(panel_of(values, exposure=exposure), Recursion(FeatureSet("day", kind)))
     rows = Rows.of(prepared, DAYS)
-    detectors = [fit_rows(X, DAYS - HELD_OUT, 90).detector for X in rows.until(DAYS - HELD_OUT).each()]
+    trained = rows.until(DAYS - HELD_OUT)
+    detectors = [one.detector for one in fit_rows(trained, np.full(SEGMENTS, DAYS - HELD_OUT), 90)]
     pool = pooled([one.calibration for one in detectors])
     p = np.concatenate([one.pooled(pool).p_value(X[-HELD_OUT:]) for one, X in zip(detectors, rows.X, strict=True)])
     realised = (p <= 0.01).mean() / 0.01

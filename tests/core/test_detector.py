@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from segwatch.core.detector import Detector, Scaling
+from segwatch.core.detector import Detector
 from segwatch.core.features import FEATURES
+from segwatch.core.scaling import Scaling
 from segwatch.errors import DataError
 
 D = len(FEATURES)

@@ -137,7 +137,8 @@ def test_one_count_more_or_less_is_no_anomaly_in_a_segment_that_never_moved():
     values = np.full(400, 2.0)
     values[30], values[330:] = 1.0, np.where(np.arange(70) % 3 == 0, 1.0, 2.0)
     rows = Rows.of(Prepared.of(panel_of(values[None]), DAY), 400)
-    detector = fit_rows(next(rows.until(330).each()), 330, 90).detector
+    (fitted,) = fit_rows(rows.until(330), np.array([330]), 90)
+    detector = fitted.detector
     assert detector.p_value(rows.X[0, 330:]).min() > 1e-3
     many = DAY.features.features(np.full(1, 12.0), rows.contexts[0, 330:331])
     assert detector.p_value(many).max() < 1e-3

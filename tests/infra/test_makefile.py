@@ -28,7 +28,7 @@ def make(tmp_path):
         (project / "infra" / "envs" / name / "main.tf").touch()
     shutil.copy(ROOT / "Makefile", project)
     (project / "segwatch.toml").write_text("default_target = 'dev'\n", encoding="utf-8")
-    for name in ("pyproject.toml", "constraints.txt"):
+    for name in ("pyproject.toml", "setup.py", "constraints.txt"):
         (project / name).touch()
     git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.com", "-C", str(project)]
     for arguments in (["init", "-q"], ["add", "pyproject.toml", "constraints.txt"], ["commit", "-qm", "first"]):

@@ -31,12 +31,13 @@ import pyarrow as pa
 
 from segwatch.core.baseline import Baseline, Recursion
 from segwatch.core.calibration import Calibration, alert_thresholds, pooled
-from segwatch.core.detector import Detector, Scaling
+from segwatch.core.detector import Detector
 from segwatch.core.features import FEATURES, FeatureSet
 from segwatch.core.groups import Groups, Key
 from segwatch.core.known import Known, Occasions
 from segwatch.core.panel import Floats, History, Ints, Panel, history_columns, history_from_table
 from segwatch.core.replay import Pools
+from segwatch.core.scaling import Scaling
 from segwatch.core.training import FittedSegment, Prepared
 from segwatch.core.window import Window
 from segwatch.errors import DataError, ModelError

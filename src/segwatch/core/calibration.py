@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from segwatch.core.panel import Floats
 
-_LEVELS = (0.8, 0.95, 0.97)
-_KNEE = float(np.log((1 - _LEVELS[0]) / (1 - _LEVELS[1])))
+LEVELS = (0.8, 0.95, 0.97)
+_KNEE = float(np.log((1 - LEVELS[0]) / (1 - LEVELS[1])))
 _MOST_STRETCH = 4.0
 # The own tail counts for this much, the rest is what all segments of the model have.
 _OWN = 0.3
@@ -36,11 +36,16 @@ class Calibration:
     @classmethod
     def fit(cls, scores: Floats, least_scale: float) -> Calibration:
         """The segment's own calibration, from the scores (n,) of its training rows, n >= 2."""
-        low, knee, high = np.quantile(scores, _LEVELS)
-        scale = max(float(knee - low) / _KNEE, least_scale)
-        beyond = float(high - knee) / float(np.log((1 - _LEVELS[1]) / (1 - _LEVELS[2])))
+        return cls.of_quantiles(np.quantile(scores, LEVELS), len(scores), least_scale)
+
+    @classmethod
+    def of_quantiles(cls, quantiles: Floats, n: int, least_scale: float) -> Calibration:
+        """The same from the quantiles of n scores at LEVELS."""
+        low, knee, high = quantiles.tolist()
+        scale = max((knee - low) / _KNEE, least_scale)
+        beyond = (high - knee) / float(np.log((1 - LEVELS[1]) / (1 - LEVELS[2])))
         stretch = float(np.clip(beyond / max(scale, _TINY), 1.0, _MOST_STRETCH))
-        return cls(float(low), scale * (1.0 + _SEEN / len(scores)), stretch)
+        return cls(low, scale * (1.0 + _SEEN / n), stretch)
 
     def towards(self, pool: Calibration) -> Calibration:
         """This calibration, drawn to that of all segments: a few hundred rows say little of one in a thousand."""
@@ -54,8 +59,8 @@ class Calibration:
         """Share of ordinary rows that score as high or higher, in (0, 1]; falls strictly."""
         beyond = (scores - self.location) / self.scale
         stretched = np.where(beyond > _KNEE, _KNEE + (beyond - _KNEE) / self.stretch, beyond)
-        tail = (1 - _LEVELS[0]) * np.exp(-np.maximum(stretched, 0.0))
-        below = 1.0 - _LEVELS[0] * np.exp(np.minimum(beyond, 0.0))
+        tail = (1 - LEVELS[0]) * np.exp(-np.maximum(stretched, 0.0))
+        below = 1.0 - LEVELS[0] * np.exp(np.minimum(beyond, 0.0))
         return np.asarray(np.where(beyond > 0, np.maximum(tail, _TINY), below))
 
 

@@ -2,44 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from segwatch.core.calibration import Calibration
-from segwatch.core.panel import Floats
-from segwatch.core.solver import kernel_gamma, solve_one_class
+from segwatch.core.calibration import LEVELS, Calibration
+from segwatch.core.panel import Bools, Floats
+from segwatch.core.scaling import Scaling
+from segwatch.core.solver import fit_many, kernel_gamma, log_score
 from segwatch.errors import DataError
-
-_CLIP = 30.0
-_IQR_TO_SD = 1.349
-_BLOCK = 4_000_000
-
-
-@dataclass(frozen=True)
-class Scaling:
-    """Median and spread (IQR / 1.349) of each feature; scaled features are clipped at +-30."""
-
-    center: Floats
-    spread: Floats
-
-    @classmethod
-    def fit(cls, X: Floats, least_spread: Floats | float = 0.0) -> Scaling:
-        """Scaling of X (n_rows, n_features). A feature whose IQR is 0 takes its standard deviation, or 1.
-
-        least_spread: (n_features,) or one for all, what a spread is raised to.
-        """
-        low, center, high = np.quantile(X, [0.25, 0.5, 0.75], axis=0)
-        spread = (high - low) / _IQR_TO_SD
-        deviation = X.std(axis=0)
-        tiny = 1e-9 * np.maximum(1.0, np.abs(center))
-        spread = np.maximum(np.where(spread > tiny, spread, deviation), least_spread)
-        return cls(center, np.where(spread > tiny, spread, 1.0))
-
-    def apply(self, X: Floats) -> npt.NDArray[np.float32]:
-        """(n_rows, n_features) float32, the precision in which support vectors are kept."""
-        return np.clip((X - self.center) / self.spread, -_CLIP, _CLIP).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -57,17 +30,30 @@ class Detector:
 
     @classmethod
     def fit(cls, X: Floats) -> Detector:
-        """A detector of the rows of X (n_rows, n_features), n_rows >= 2, calibrated on their own scores.
+        """A detector of the rows of X (n_rows, n_features), n_rows >= 2, calibrated on their own scores."""
+        (detector,) = cls.fit_many(X[None], np.ones((1, len(X)), dtype=np.bool_), len(X), 2)
+        if detector is None:
+            raise DataError(f"a detector needs 2 rows, got {len(X)}")
+        return detector
 
-        Features are z-values, so that none is made more of than it is by a spread under 1.
+    @classmethod
+    def fit_many(cls, X: Floats, is_complete: Bools, most_rows: int, least_rows: int) -> Iterator[Detector | None]:
+        """The detectors of segments, each of the last `most_rows` of its complete rows; None of less than `least_rows`.
+
+        X: (n_segments, n_periods, n_features). is_complete: (n_segments, n_periods).
         """
-        scaling = Scaling.fit(X, 1.0)
-        scaled = scaling.apply(X)
-        solution = solve_one_class(scaled.astype(np.float64))
-        vectors, weights = scaled[solution.support], solution.alpha / solution.alpha.sum()
+        fits = fit_many(X, is_complete, most_rows, least_rows, LEVELS)
         # Of rows that are normal in every feature the score grows by gamma |x|^2: no tail is thinner than theirs.
-        least = 2.0 * kernel_gamma(X.shape[1])
-        return cls(scaling, vectors, weights, Calibration.fit(log_score(scaled, vectors, weights), least))
+        least = 2.0 * kernel_gamma(X.shape[2])
+        for i, n in enumerate(fits.n_rows.tolist()):
+            if n < least_rows:
+                yield None
+                continue
+            support = np.flatnonzero(fits.alpha[i])
+            alpha = fits.alpha[i, support]
+            calibration = Calibration.of_quantiles(fits.quantiles[i], n, least)
+            scaling = Scaling(fits.center[i].copy(), fits.spread[i].copy())
+            yield cls(scaling, fits.scaled[i, support], alpha / alpha.sum(), calibration)
 
     def pooled(self, pool: Calibration) -> Detector:
         """The same detector, its calibration drawn to that of all segments."""
@@ -95,20 +81,3 @@ class Detector:
     def predict(self, X: Floats, alpha: float) -> npt.NDArray[np.int64]:
         """+1 and -1 as in scikit-learn: -1 where the p-value is at most alpha."""
         return np.where(self.p_value(X) <= alpha, -1, 1)
-
-
-def log_score(scaled: npt.NDArray[np.float32], vectors: npt.NDArray[np.float32], weights: Floats) -> Floats:
-    """-ln sum_i w_i exp(-gamma |x_i - x|^2) of scaled rows, by log-sum-exp, in blocks that bound memory."""
-    support = vectors.astype(np.float64)
-    gamma = kernel_gamma(support.shape[1])
-    norms = (support**2).sum(axis=1)
-    logs = np.log(weights)
-    scores = np.empty(len(scaled))
-    step = max(1, _BLOCK // max(1, len(support)))
-    for start in range(0, len(scaled), step):
-        rows = scaled[start : start + step].astype(np.float64)
-        distances = np.maximum((rows**2).sum(axis=1)[:, None] + norms - 2.0 * rows @ support.T, 0.0)
-        exponents = logs - gamma * distances
-        peak = exponents.max(axis=1)
-        scores[start : start + step] = -(peak + np.log(np.exp(exponents - peak[:, None]).sum(axis=1)))
-    return scores

@@ -64,10 +64,8 @@ def held_out(prepared: Prepared, rules: Rules, holdout: int, progress: Progress 
     rows = Rows.of(sample, min(n_trained(sample) + holdout, len(sample.panel.window)))
     before = rows.until(max(0, rows.values.shape[1] - holdout))
     observed = (~np.isnan(np.asarray(sample.values)[:, :-holdout]) & alive(sample)[:, :-holdout]).sum(axis=1)
-    fitted = []
-    for X, n in zip(before.each(), observed.tolist(), strict=True):
-        fitted.append(fit_rows(X, n, rules.min_history).detector)
-        progress(1)
+    fitted = [one.detector for one in fit_rows(before, observed, rules.min_history)]
+    progress(len(fitted))
     pool = pooled([one.calibration for one in fitted if one])
     detectors = [one.pooled(pool) if one and pool else None for one in fitted]
     return _rows(sample, rows, detectors, before.values.shape[1])

@@ -151,11 +151,10 @@ def _fit(first: int, prepared: Prepared, rules: Rules, holdout: int, progress: P
     )
     observed = (~np.isnan(values[:, :-holdout]) & living[:, :-holdout]).sum(axis=1)
     earlier = rows.until(max(0, rows.values.shape[1] - holdout))
-    for row, X in enumerate(earlier.each()):
-        detector = fit_rows(X, int(observed[row]), rules.min_history).detector
+    for row, fitted in enumerate(fit_rows(earlier, observed, rules.min_history)):
         progress(1)
-        if detector is not None:
-            yield _Fitted(first + row, part, row, abs(float(np.nanmedian(values[row]))), detector)
+        if fitted.detector is not None:
+            yield _Fitted(first + row, part, row, abs(float(np.nanmedian(values[row]))), fitted.detector)
 
 
 def _thresholds(observed: list[Floats], rules: Rules) -> list[Floats]:

@@ -29,6 +29,8 @@ MIN_ROWS = 30
 _TRAINED: dict[Grain, int] = {"day": 400, "hour": 1008}
 # Periods without an observation are made up for by earlier ones, up to a quarter.
 _SLACK = 1.25
+# Segments that one thread fits in one go.
+_AT_ONCE = 32
 Progress = Callable[[int], None]
 
 
@@ -141,15 +143,18 @@ class Prepared:
 
 def fit_prepared(prepared: Prepared, min_history: int, progress: Progress = _ignore) -> Iterator[FittedSegment]:
     """The fitted segments, in the order of the Panel; progress is told how many more are done."""
-    # libsvm lets go of the interpreter lock, so threads share the cores without copying the Panel.
+    # The solver lets go of the interpreter lock, so threads share the cores without copying the Panel.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for _, part in parts(prepared):
             rows = Rows.of(part, n_trained(part))
             observed = (~np.isnan(np.asarray(part.values)) & alive(part)).sum(axis=1)
-            n_trainable = [min_history] * len(part)
-            for fitted in pool.map(fit_rows, rows.each(), observed.tolist(), n_trainable):
-                progress(1)
-                yield fitted
+
+            def fitted(some: slice, rows: Rows = rows, observed: Ints = observed) -> list[FittedSegment]:
+                return fit_rows(rows.take(some), observed[some], min_history)
+
+            for segments in pool.map(fitted, (slice(i, i + _AT_ONCE) for i in range(0, len(part), _AT_ONCE))):
+                progress(len(segments))
+                yield from segments
 
 
 def alive(prepared: Prepared) -> Bools:
@@ -197,18 +202,36 @@ class Rows:
             self.X[:, some], self.contexts[:, some], self.values[:, some], self.is_complete[:, some], self.n_most
         )
 
+    def take(self, segments: slice) -> Rows:
+        """Those of some of the segments."""
+        return Rows(
+            self.X[segments],
+            self.contexts[segments],
+            self.values[segments],
+            self.is_complete[segments],
+            self.n_most,
+        )
+
     def each(self) -> Iterator[Floats]:
         """The rows (n_rows, n_features) that train each segment."""
         for X, complete in zip(self.X, self.is_complete, strict=True):
             yield X[complete][-self.n_most :]
 
 
-def fit_rows(X: Floats, n_observations: int, min_history: int) -> FittedSegment:
-    """The fitted segment of its rows X (n_rows, n_features)."""
-    if n_observations < min_history:
-        reason = f"{n_observations} periods, needs {min_history}: widen the Window or lower min_history"
-        return FittedSegment(n_observations, None, "too_short", reason)
-    if len(X) < MIN_ROWS:
-        reason = f"{len(X)} periods with a full history behind them, needs {MIN_ROWS}: too many gaps"
-        return FittedSegment(n_observations, None, "too_short", reason)
-    return FittedSegment(n_observations, Detector.fit(X))
+def fit_rows(rows: Rows, n_observations: Ints, min_history: int) -> list[FittedSegment]:
+    """The fitted segments of their rows. n_observations: (n_segments,)."""
+    has_history = n_observations >= min_history
+    detectors = Detector.fit_many(rows.X, rows.is_complete & has_history[:, None], rows.n_most, MIN_ROWS)
+    fitted = []
+    for n, n_complete, detector in zip(
+        n_observations.tolist(), rows.is_complete.sum(axis=1).tolist(), detectors, strict=True
+    ):
+        if detector is not None:
+            fitted.append(FittedSegment(n, detector))
+        elif n < min_history:
+            reason = f"{n} periods, needs {min_history}: widen the Window or lower min_history"
+            fitted.append(FittedSegment(n, None, "too_short", reason))
+        else:
+            reason = f"{n_complete} periods with a full history behind them, needs {MIN_ROWS}: too many gaps"
+            fitted.append(FittedSegment(n, None, "too_short", reason))
+    return fitted

@@ -1,0 +1,16 @@
+"""The compiled solver; all else is in pyproject.toml. Where it cannot be built, scikit-learn does its work."""
+
+from setuptools import Extension, setup
+
+native = Extension(
+    "segwatch.core._native",
+    ["src/segwatch/core/native/native.cpp"],
+    depends=["src/segwatch/core/native/kernels.h"],
+    define_macros=[("Py_LIMITED_API", "0x030b0000")],
+    # -Wno-psabi: vectors are handed over inside the one file alone.
+    extra_compile_args=["-O3", "-std=c++17", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi"],
+    py_limited_api=True,
+    optional=True,
+)
+
+setup(ext_modules=[native], options={"bdist_wheel": {"py_limited_api": "cp311"}})
