@@ -31,7 +31,11 @@ def make(tmp_path):
     for name in ("pyproject.toml", "setup.py", "constraints.txt"):
         (project / name).touch()
     git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.com", "-C", str(project)]
-    for arguments in (["init", "-q"], ["add", "pyproject.toml", "setup.py", "constraints.txt"], ["commit", "-qm", "first"]):
+    for arguments in (
+        ["init", "-q"],
+        ["add", "pyproject.toml", "setup.py", "constraints.txt"],
+        ["commit", "-qm", "first"],
+    ):
         subprocess.run([*git, *arguments], check=True, timeout=30)
     for path in (programs / "terraform", programs / "gcloud", project / ".venv" / "bin" / "segwatch"):
         path.parent.mkdir(parents=True, exist_ok=True)
