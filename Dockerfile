@@ -1,11 +1,10 @@
 # The one image: the steps of the pipelines, and the server. Built from the repository's root: docker build .
-FROM python:3.11.14-slim-bookworm AS builder
+# Not slim: it has the compiler that the solver is built with.
+FROM python:3.11.14-bookworm AS builder
 # An extra that this revision does not have is a warning, not an error.
 ARG EXTRAS=gcp,kfp,serve
 WORKDIR /build
 RUN python -m venv --without-pip /opt/segwatch
-# The solver is compiled; without a compiler scikit-learn would do its work.
-RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
 COPY pyproject.toml setup.py constraints.txt README.md CHANGELOG.md LICENSE ./
 COPY src ./src
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels . \
