@@ -27,7 +27,7 @@ def fixed(kind):
 def test_the_definition_of_the_features_has_not_changed_under_its_version(kind):
     values, exposure = fixed(kind)
     gone = gone_through(values, kind, exposure=exposure)
-    assert gone.features.version == 4, REMEDY
+    assert gone.features.version == 5, REMEDY
     for day, held in GOLDEN[kind].items():
         np.testing.assert_allclose(gone.X[0, day], held, rtol=1e-7, atol=1e-9, err_msg=REMEDY)
 

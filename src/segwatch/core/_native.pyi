@@ -3,6 +3,9 @@ import numpy.typing as npt
 
 from segwatch.core.panel import Bools, Floats, Ints
 
+_Rules = tuple[str, int, int, int, int, float]
+_State = tuple[Floats, ...]
+
 def instruction_sets() -> tuple[str, ...]: ...
 def fit(
     instruction_set: str,
@@ -25,3 +28,27 @@ def fit(
     quantiles: Floats,
     /,
 ) -> int: ...
+def features(kind: str, values: Floats, contexts: Floats, k: int, X: Floats, /) -> None: ...
+def own(kind: str, values: Floats, contexts: Floats, k: int, z: Floats, sd: Floats, is_former: Bools, /) -> None: ...
+def context(rules: _Rules, state: _State, slot: int, units: Floats, effects: Floats, contexts: Floats, /) -> None: ...
+def update(
+    rules: _Rules, state: _State, slot: int, units: Floats, effects: Floats, values: Floats, contexts: Floats, /
+) -> None: ...
+def run(
+    rules: _Rules,
+    state: _State,
+    slots: Ints,
+    values: Floats,
+    units: Floats,
+    known: npt.NDArray[np.float32],
+    members: Ints,
+    effects: Floats,
+    z: Floats,
+    n_margins: int,
+    n_groups: int,
+    keep: int,
+    X: Floats,
+    contexts: Floats,
+    /,
+) -> None: ...
+def effects(residuals: Floats, sd: Floats, members: Ints, n_margins: int, effects: Floats, /) -> None: ...

@@ -18,6 +18,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import pyarrow as pa
 
+from segwatch.core import compiled
 from segwatch.core.features import CONTEXT, FEATURES, SHORT, WINDOW_CLIP, FeatureSet, Own
 from segwatch.core.noise import PHI, floored, standardised
 from segwatch.core.panel import Bools, Floats, Ints
@@ -118,6 +119,11 @@ class Baseline:
             n_effects=filled(0.0),
         )
 
+    @property
+    def arrays(self) -> tuple[Floats, ...]:
+        """Its arrays, in the order of its fields."""
+        return tuple(getattr(self, f.name) for f in fields(self))
+
     def take(self, rows: Ints | slice) -> Baseline:
         """The state of some of the segments."""
         return Baseline(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
@@ -193,6 +199,10 @@ class Recursion:
 
     def context(self, state: Baseline, period: Period) -> Floats:
         """(n, n_context): what the features of the period need. What groups share is 0, for the caller to fill in."""
+        if compiled.native is not None:
+            found = np.empty((len(state), len(CONTEXT)))
+            compiled.native.context(self.rules, state.arrays, period.slot, period.unit, period.effect, found)
+            return found
         is_ready = (state.n_seen >= self.features.burn_in) & ~np.isnan(state.level)
         profile = self._profile(state, period)
         recent = state.window[:, : SHORT - 1]
@@ -222,6 +232,9 @@ class Recursion:
 
     def update(self, state: Baseline, values: Floats, context: Floats, period: Period) -> None:
         """The state, in place, has seen the period's values (n,); NaN: no observation. context: that of the values."""
+        if compiled.native is not None:
+            compiled.native.update(self.rules, state.arrays, period.slot, period.unit, period.effect, values, context)
+            return
         seen = ~np.isnan(values)
         x = self.features.to_scale(values, period.unit)
         bare = self._without(x, period)
@@ -242,6 +255,12 @@ class Recursion:
         self._relearn_profile(state)
         if period.slot == self.features.long_season - 1:
             self._centre(state)
+
+    @property
+    def rules(self) -> tuple[str, int, int, int, int, float]:
+        """What the compiled code needs to know of it."""
+        features = self.features
+        return features.kind, features.long_season, features.season, features.burn_in, self.adapt_after, self._speed
 
     @property
     def _speed(self) -> float:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtri
 
+from segwatch.core import compiled
 from segwatch.core.noise import Kind, chance_of, relative_sd, standardised, value_at
 from segwatch.core.panel import Bools, Floats
 from segwatch.core.schema import to_metadata
@@ -81,7 +82,7 @@ class FeatureSet:
     grain: Grain
     kind: Kind
     name: str = "recursive"
-    version: int = 4
+    version: int = 5
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -143,6 +144,11 @@ class FeatureSet:
         values: (...), context: (..., n_context); shapes broadcast. Returns (..., n_features) float64, NaN where the
         value or the context is.
         """
+        if compiled.native is not None:
+            shape, values, context = _paired(values, context)
+            X = np.empty((*shape, len(FEATURES)))
+            compiled.native.features(self.kind, values, context, values.shape[1], X)
+            return X
         named = _named(context)
         own = self._own(values, named)
         z = own.z - _SHARED_WEIGHT * named["common"] / own.sd
@@ -155,7 +161,12 @@ class FeatureSet:
 
     def own(self, values: Floats, context: Floats) -> Own:
         """The values against what is expected of them alone, whatever their groups do; shapes as in `features`."""
-        return self._own(values, _named(context))
+        if compiled.native is None:
+            return self._own(values, _named(context))
+        shape, values, context = _paired(values, context)
+        found = Own(np.empty(shape), np.empty(shape), np.empty(shape, dtype=np.bool_))
+        compiled.native.own(self.kind, values, context, values.shape[1], found.z, found.sd, found.is_former)
+        return found
 
     def _own(self, values: Floats, named: Mapping[str, Floats]) -> Own:
         x, noise = self.to_scale(values, named["unit"]), named["noise"]
@@ -166,8 +177,8 @@ class FeatureSet:
 
     def is_ongoing(self, values: Floats, context: Floats) -> Bools:
         """Whether the values are in order by themselves, while the periods before have shown a change already."""
-        named = _named(context)
-        return np.asarray((np.abs(self._own(values, named).z) < _IN_ORDER) & (named["peak"] >= _SAID))
+        peak = context[..., CONTEXT.index("peak")]
+        return np.asarray((np.abs(self.own(values, context).z) < _IN_ORDER) & (peak >= _SAID))
 
     def surprise(self, values: Floats, context: Floats) -> Floats:
         """-ln of the chance of a run of equal values that goes on with these; 0 where they begin a new one."""
@@ -197,6 +208,20 @@ class FeatureSet:
         """About the values that lie z standard deviations from the expected one; shapes broadcast."""
         named = _named(context)
         return self.from_scale(value_at(z, named["expected"], named["noise"], self.kind), named["unit"])
+
+
+def _paired(values: Floats, context: Floats) -> tuple[tuple[int, ...], Floats, Floats]:
+    """Their common shape, the values (m, k) and the contexts (m, n_context), for the compiled code."""
+    shape = np.broadcast_shapes(np.shape(values), context.shape[:-1])
+    if context.ndim > 1 and context.shape[-2] == 1 and context.shape[:-2] == shape[:-1]:
+        rows, width = context, shape[-1]
+    else:
+        rows, width = np.broadcast_to(context, (*shape, len(CONTEXT))), 1
+    return (
+        shape,
+        np.ascontiguousarray(np.broadcast_to(values, shape), dtype=np.float64).reshape(-1, width),
+        np.ascontiguousarray(rows, dtype=np.float64).reshape(-1, len(CONTEXT)),
+    )
 
 
 def _positive_median(values: Floats) -> float:

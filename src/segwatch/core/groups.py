@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from segwatch.core import compiled
 from segwatch.core.panel import Floats, Ints, Segments
 
 LEAST_MEMBERS = 4
@@ -64,7 +65,7 @@ class Groups:
 
     def take(self, rows: Ints | slice) -> Groups:
         """The same groups, with some of the segments."""
-        return Groups(self.keys, self.members[:, rows])
+        return Groups(self.keys, np.ascontiguousarray(self.members[:, rows]))
 
     def spread(self, of_groups: Floats) -> Floats:
         """(n_margins, n_segments): what each segment's groups (n_groups,) have; 0 where it is in none."""
@@ -76,6 +77,9 @@ class Groups:
         residuals: (n_segments,) on a log-like scale, NaN where there is none. sd: (n_segments,), of each residual.
         """
         effects = np.zeros(len(self.keys))
+        if compiled.native is not None:
+            compiled.native.effects(residuals, sd, self.members, len(self.members), effects)
+            return effects
         rows = np.flatnonzero(~np.isnan(residuals) & (self.members[0] >= 0))
         if len(rows) < LEAST_MEMBERS:
             return effects

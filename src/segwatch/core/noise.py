@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from scipy.special import betainc, ndtri
+from scipy.special import betainc, betaincc, ndtri
 
 from segwatch.core.panel import Floats
 
@@ -23,8 +23,6 @@ _LEAST_COUNT = 0.02
 # A count moves in steps of one, however still a segment's past has been; rare ones by no more than chance explains.
 _LEAST_STEP, _BY_CHANCE = 0.7, 1.0
 _LEAST_NOISE = 1e-4
-# Past this the exact probabilities have no digits left.
-_SATURATED = 6.0
 
 
 def stabilised(counts: Floats) -> Floats:
@@ -67,9 +65,7 @@ def standardised(values: Floats, expected: Floats, noise: Floats, kind: Kind) ->
     small = (mu < _EXACT_BELOW) & ~np.isnan(z)
     if small.any():
         above = np.maximum(noise[small], 1.0)
-        exact = _exact(values[small], mu[small], above) * above / sd[small]
-        rough = z[small]
-        z[small] = np.where((exact * sd[small] / above > _SATURATED) & (rough > exact), rough, exact)
+        z[small] = _exact(values[small], mu[small], above) * above / sd[small]
     return z
 
 
@@ -80,9 +76,11 @@ def _exact(counts: Floats, mu: Floats, noise: Floats) -> Floats:
     counts = np.maximum(counts, 0.0)
     up_to = betainc(size, counts + 1.0, chance)
     under = np.where(counts > 0, betainc(size, np.maximum(counts, 1e-9), chance), 0.0)
-    low = (up_to + under) / 2.0
-    high = ((1.0 - up_to) + (1.0 - under)) / 2.0
-    return np.asarray(np.where(low < 0.5, ndtri(np.maximum(low, 1e-300)), -ndtri(np.maximum(high, 1e-16))))
+    # By themselves: 1 less a probability near 1 has no digits.
+    above = betaincc(size, counts + 1.0, chance)
+    from_it = np.where(counts > 0, betaincc(size, np.maximum(counts, 1e-9), chance), 1.0)
+    low, high = (up_to + under) / 2.0, (above + from_it) / 2.0
+    return np.asarray(np.where(low < 0.5, 1.0, -1.0) * ndtri(np.maximum(np.where(low < 0.5, low, high), 1e-300)))
 
 
 def value_at(z: Floats, expected: Floats, noise: Floats, kind: Kind) -> Floats:

@@ -103,8 +103,8 @@ class Series:
     def at(self, column: int) -> tuple[Floats, Period]:
         """Values (n_segments,) and what is known of one period."""
         units = self.units[:, min(column, self.units.shape[1] - 1)]
-        values = np.asarray(self.values[:, column], dtype=np.float64)
-        return values, Period(int(self._slots[column]), np.asarray(units, dtype=np.float64), np.zeros(len(values)))
+        values = np.array(self.values[:, column], dtype=np.float64)
+        return values, Period(int(self._slots[column]), np.array(units, dtype=np.float64), np.zeros(len(values)))
 
     def take(self, rows: Ints | slice) -> Series:
         """The series of some of the segments."""

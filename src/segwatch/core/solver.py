@@ -12,16 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from segwatch.core import compiled
 from segwatch.core.panel import Bools, Floats, Ints
 from segwatch.core.scaling import CLIP, Scaling
 from segwatch.errors import DataError
 
-try:
-    from segwatch.core import _native
-except ImportError:
-    _native = None  # type: ignore[assignment]
-
-IS_COMPILED = _native is not None
 NU = 0.2
 TOLERANCE = 1e-5
 # Features are z-values: none is made more of than it is by a spread under 1.
@@ -82,11 +77,11 @@ def fit_many(
     fits = Fits.empty(n, most_rows, n_features, len(levels))
     if n_periods < least_rows:
         return fits
-    if _native is None:
+    if compiled.native is None:
         broken = _fit_each(X, is_complete, least_rows, levels, tolerance, fits)
     else:
-        broken = _native.fit(
-            instruction_set or _native.instruction_sets()[-1],
+        broken = compiled.native.fit(
+            instruction_set or instruction_sets()[-1],
             np.ascontiguousarray(X, dtype=np.float64),
             np.ascontiguousarray(is_complete, dtype=np.bool_),
             X.shape,
@@ -112,7 +107,7 @@ def fit_many(
 
 def instruction_sets() -> tuple[str, ...]:
     """The instruction sets of this processor that the compiled code has a version for; none where it was not built."""
-    return _native.instruction_sets() if _native is not None else ()
+    return compiled.native.instruction_sets() if compiled.native is not None else ()
 
 
 def _fit_each(

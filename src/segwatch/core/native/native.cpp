@@ -8,20 +8,18 @@
 // when they are asked for, in float; gradient and alphas are double. The gradient (Ka)_i is the training score of row
 // i before its logarithm, so that scoring the training rows costs nothing more.
 
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
+#include "common.h"
 
 #include <algorithm>
-#include <cmath>
-#include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <limits>
 #include <memory>
 #include <new>
 #include <vector>
 
 namespace {
+
+using segwatch::Lent;
 
 constexpr int64_t PAD = 16;
 
@@ -333,24 +331,6 @@ class Solver {
   Columns columns_;
 };
 
-// A buffer that Python lent; given back at the end.
-struct Lent {
-  Py_buffer view{};
-  ~Lent() {
-    if (view.obj) PyBuffer_Release(&view);
-  }
-  template <class T>
-  T* as() const {
-    return static_cast<T*>(view.buf);
-  }
-  bool holds(int64_t count, size_t size, const char* name) const {
-    if (view.len == static_cast<Py_ssize_t>(static_cast<size_t>(count) * size)) return true;
-    PyErr_Format(PyExc_ValueError, "%s has %zd bytes, expected %lld items of %zu", name, view.len,
-                 static_cast<long long>(count), size);
-    return false;
-  }
-};
-
 PyObject* fit(PyObject*, PyObject* args) {
   const char* name;
   Lent X, complete, levels, n_rows, center, spread, scaled, alpha, quantiles;
@@ -430,6 +410,12 @@ PyObject* names(PyObject*, PyObject*) {
 
 PyMethodDef methods[] = {
     {"fit", fit, METH_VARARGS, "Fits the segments of X, see segwatch.core.solver. Returns the first one with NaN or infinite values, or -1."},
+    {"features", segwatch::features, METH_VARARGS, "See FeatureSet.features."},
+    {"own", segwatch::own, METH_VARARGS, "See FeatureSet.own."},
+    {"context", segwatch::context, METH_VARARGS, "See Recursion.context."},
+    {"update", segwatch::update, METH_VARARGS, "See Recursion.update."},
+    {"run", segwatch::run, METH_VARARGS, "See replay.rows_of."},
+    {"effects", segwatch::effects, METH_VARARGS, "See Groups.effects."},
     {"instruction_sets", names, METH_NOARGS, "Names of those that this processor has, the widest last."},
     {nullptr, nullptr, 0, nullptr}};
 

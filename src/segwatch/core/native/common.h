@@ -1,0 +1,51 @@
+// What the parts of the extension share: numpy's treatment of NaN, and buffers that Python lends.
+#pragma once
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+namespace segwatch {
+
+constexpr double NaN = std::numeric_limits<double>::quiet_NaN();
+
+// numpy.maximum and minimum: NaN if one is.
+inline double larger(double a, double b) { return a >= b || a != a ? a : b; }
+inline double smaller(double a, double b) { return a <= b || a != a ? a : b; }
+inline double clipped(double x, double low, double high) { return smaller(larger(x, low), high); }
+inline double zero_if_nan(double x) { return x != x ? 0.0 : x; }
+inline double sign(double x) { return (x > 0.0) - (x < 0.0); }
+
+// A buffer that Python lent; given back at the end.
+struct Lent {
+  Py_buffer view{};
+  Lent() = default;
+  Lent(const Lent&) = delete;
+  Lent& operator=(const Lent&) = delete;
+  ~Lent() {
+    if (view.obj) PyBuffer_Release(&view);
+  }
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(view.buf);
+  }
+  // Whether it has so many items of a size; sets a Python error where it has not.
+  bool holds(int64_t count, size_t size, const char* name) const {
+    if (count >= 0 && view.len == static_cast<Py_ssize_t>(static_cast<size_t>(count) * size)) return true;
+    PyErr_Format(PyExc_ValueError, "%s has %zd bytes, expected %lld items of %zu", name, view.len,
+                 static_cast<long long>(count), size);
+    return false;
+  }
+};
+
+PyObject* features(PyObject*, PyObject*);
+PyObject* own(PyObject*, PyObject*);
+PyObject* context(PyObject*, PyObject*);
+PyObject* update(PyObject*, PyObject*);
+PyObject* run(PyObject*, PyObject*);
+PyObject* effects(PyObject*, PyObject*);
+
+}  // namespace segwatch
