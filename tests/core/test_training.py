@@ -127,7 +127,7 @@ def test_a_constant_segment_is_trained_and_another_value_stands_out(value):
     whole = Prepared.of(panel_of(np.full((1, 100), value)), DAY)
     fitted = next(fit_prepared(whole, 90))
     assert fitted.status == "ok"
-    contexts = whole.contexts(1)[0]
+    contexts = whole.rows(1)[1][0]
     same, far = (DAY.features.features(np.array([v]), contexts) for v in (value, 20 * value + 9))
     assert fitted.detector.p_value(same)[0] > 0.1
     assert fitted.detector.p_value(far)[0] < 1e-6

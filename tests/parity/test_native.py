@@ -80,8 +80,8 @@ import sys
 sys.modules["segwatch.core._native"] = None
 import numpy as np
 from segwatch.core.detector import Detector
-from segwatch.core.solver import IS_COMPILED
-assert not IS_COMPILED
+from segwatch.core import compiled
+assert compiled.native is None
 print(Detector.fit(np.random.default_rng(0).normal(size=(60, 3))).score(np.zeros((1, 3)))[0] > 0)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)

@@ -168,6 +168,10 @@ class Period:
     unit: Floats
     effect: Floats
 
+    def take(self, rows: slice) -> Period:
+        """The same of some of the segments."""
+        return Period(self.slot, self.unit[rows], self.effect[rows])
+
 
 @dataclass(frozen=True)
 class Recursion:

@@ -7,21 +7,27 @@ part needs, on one machine or on many.
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
+from segwatch.core import compiled
 from segwatch.core.baseline import Baseline, Period, Recursion
 from segwatch.core.calendar import Days
-from segwatch.core.features import CONTEXT
+from segwatch.core.features import CONTEXT, FEATURES
 from segwatch.core.groups import Groups, GroupScales
 from segwatch.core.known import Known, Seen
 from segwatch.core.panel import Bools, Floats, Ints, Panel
 from segwatch.core.rollup import Rollups
 from segwatch.core.window import Grain, Times, local_times, long_period
 
+# Fewer segments than this are not worth a thread of their own.
+_LEAST_PART = 2000
 _EXPECTED, _COMMON, _COMMON_Z = (CONTEXT.index(name) for name in ("expected", "common", "common_z"))
 
 
@@ -97,14 +103,15 @@ class Series:
         return Series(self.times[column:], self.grain, self.values[:, column:], units)
 
     @cached_property
-    def _slots(self) -> Ints:
+    def slots(self) -> Ints:
+        """(n_times,), see `slots`."""
         return slots(self.times, self.grain)
 
     def at(self, column: int) -> tuple[Floats, Period]:
         """Values (n_segments,) and what is known of one period."""
         units = self.units[:, min(column, self.units.shape[1] - 1)]
         values = np.array(self.values[:, column], dtype=np.float64)
-        return values, Period(int(self._slots[column]), np.array(units, dtype=np.float64), np.zeros(len(values)))
+        return values, Period(int(self.slots[column]), np.array(units, dtype=np.float64), np.zeros(len(values)))
 
     def take(self, rows: Ints | slice) -> Series:
         """The series of some of the segments."""
@@ -145,10 +152,11 @@ def go_through(
     effects, z = np.zeros((2, len(groups.keys), n_times))
     shared = Shared(groups, effects, z, np.zeros((len(series), n_times), dtype=np.float32))
     contexts = np.empty((len(series), keep, len(CONTEXT)))
+    parts = _Parts(recursion, state)
     for column in range(n_times):
         values, period = series.at(column)
         period, is_known, common = _expect(whole, recursion, state, pools, shared, column, period)
-        context = recursion.context(state, period)
+        context = parts.context(period)
         if whole.rollups is not None:
             whole.rollups.fill(values, context[:, _EXPECTED])
             series.values[whole.rollups.rows, column] = values[whole.rollups.rows]
@@ -162,10 +170,45 @@ def go_through(
         _learn(whole, recursion, state, pools, shared, column, total, is_known, common)
         pools.scales.update(effects[:, column])
         shared.fill(context, column)
-        recursion.update(state, values, context, period)
+        parts.update(values, context, period)
         if column >= n_times - keep:
             contexts[:, column - n_times + keep] = context
+    parts.close()
     return shared, contexts
+
+
+class _Parts:
+    """Segments in as many parts as there are cores: the compiled code lets go of the interpreter lock."""
+
+    def __init__(self, recursion: Recursion, state: Baseline) -> None:
+        n_parts = 1
+        if compiled.native is not None:
+            n_parts = max(1, min(os.cpu_count() or 1, len(state) // _LEAST_PART))
+        ends = np.linspace(0, len(state), n_parts + 1).astype(int).tolist()
+        self._recursion = recursion
+        self._slices = [slice(a, b) for a, b in pairwise(ends)]
+        # Views: what changes in a part changes in the whole. In one part numpy may put new arrays in place of old ones.
+        self._states = [state] if n_parts == 1 else [state.take(some) for some in self._slices]
+        self._pool = ThreadPoolExecutor(n_parts) if n_parts > 1 else None
+
+    def context(self, period: Period) -> Floats:
+        """As `Recursion.context`."""
+        if self._pool is None:
+            return self._recursion.context(self._states[0], period)
+        periods = [period.take(some) for some in self._slices]
+        return np.concatenate(list(self._pool.map(self._recursion.context, self._states, periods)))
+
+    def update(self, values: Floats, context: Floats, period: Period) -> None:
+        """As `Recursion.update`."""
+        if self._pool is None:
+            self._recursion.update(self._states[0], values, context, period)
+            return
+        cut = [[a[some] for some in self._slices] for a in (values, context)]
+        list(self._pool.map(self._recursion.update, self._states, *cut, map(period.take, self._slices)))
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
 
 
 def _expect(
@@ -209,6 +252,43 @@ def contexts_of(series: Series, recursion: Recursion, state: Baseline, shared: S
 
     state: that before the series, changed in place.
     """
+    return gone_on(series, recursion, state, shared, keep)[1]
+
+
+def gone_on(
+    series: Series, recursion: Recursion, state: Baseline, shared: Shared, keep: int, has_contexts: bool = True
+) -> tuple[Floats, Floats]:
+    """Features (n_segments, keep, n_features) and contexts of the last periods, as `contexts_of`.
+
+    has_contexts: without, there are none of 0 segments; they take three times as much memory as the features.
+    """
+    if compiled.native is None:
+        contexts = _contexts_of(series, recursion, state, shared, keep)
+        return recursion.features.features(series.values[:, series.values.shape[1] - keep :], contexts), contexts
+    n, n_times = series.values.shape
+    X = np.empty((n, keep, len(FEATURES)))
+    contexts = np.empty((n if has_contexts else 0, keep, len(CONTEXT)))
+    effects, z = (np.ascontiguousarray(a[:, :n_times]) for a in (shared.effects, shared.z))
+    compiled.native.run(
+        recursion.rules,
+        state.arrays,
+        np.ascontiguousarray(series.slots),
+        np.ascontiguousarray(series.values, dtype=np.float64),
+        np.ascontiguousarray(series.units, dtype=np.float64),
+        np.ascontiguousarray(shared.known[:, :n_times]),
+        np.ascontiguousarray(shared.groups.members),
+        effects,
+        z,
+        len(shared.groups.members),
+        len(effects),
+        keep,
+        X,
+        contexts,
+    )
+    return X, contexts
+
+
+def _contexts_of(series: Series, recursion: Recursion, state: Baseline, shared: Shared, keep: int) -> Floats:
     n_times = series.values.shape[1]
     contexts = np.empty((len(series), keep, len(CONTEXT)))
     for column in range(n_times):

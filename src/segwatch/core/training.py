@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from segwatch.core.features import FeatureSet
 from segwatch.core.groups import Groups, GroupScales
 from segwatch.core.known import Known, Occasions
 from segwatch.core.panel import Bools, Floats, Ints, Panel
-from segwatch.core.replay import Pools, Series, Shared, Whole, contexts_of, go_through
+from segwatch.core.replay import Pools, Series, Shared, Whole, contexts_of, go_through, gone_on
 from segwatch.core.rollup import Rollups
 from segwatch.core.window import Grain
 
@@ -29,8 +30,7 @@ MIN_ROWS = 30
 _TRAINED: dict[Grain, int] = {"day": 400, "hour": 1008}
 # Periods without an observation are made up for by earlier ones, up to a quarter.
 _SLACK = 1.25
-# Segments that one thread fits in one go.
-_AT_ONCE = 32
+_CELLS_OF_A_THREAD = 100_000
 Progress = Callable[[int], None]
 
 
@@ -96,10 +96,10 @@ class Prepared:
     def series(self) -> Series:
         return Series.of(self.panel, self.scale, self.recursion.timezone)
 
-    def contexts(self, keep: int) -> Floats:
-        """(n_segments, keep, n_context) of the last periods; they take `keep` times 100 bytes a segment."""
+    def rows(self, keep: int, has_contexts: bool = True) -> tuple[Floats, Floats]:
+        """Features and contexts of the last periods, see `gone_on`."""
         fresh = Baseline.fresh(self.scale, self.recursion.features)
-        return contexts_of(self.series, self.recursion, fresh, self.shared, keep)
+        return gone_on(self.series, self.recursion, fresh, self.shared, keep, has_contexts)
 
     def state_before(self, n_periods: int) -> Baseline:
         """The states before the last so many periods."""
@@ -143,18 +143,27 @@ class Prepared:
 
 def fit_prepared(prepared: Prepared, min_history: int, progress: Progress = _ignore) -> Iterator[FittedSegment]:
     """The fitted segments, in the order of the Panel; progress is told how many more are done."""
-    # The solver lets go of the interpreter lock, so threads share the cores without copying the Panel.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _, part in parts(prepared):
-            rows = Rows.of(part, n_trained(part))
-            observed = (~np.isnan(np.asarray(part.values)) & alive(part)).sum(axis=1)
+    workers = os.cpu_count() or 1
+    # The compiled code lets go of the interpreter lock, so threads share the cores without copying the Panel.
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Future[list[FittedSegment]]] = deque()
+        for _, part in parts(prepared, _CELLS_OF_A_THREAD):
+            waiting.append(pool.submit(_fit_part, part, min_history))
+            # So that no more parts than threads are in memory.
+            if len(waiting) > workers:
+                yield from _finished(waiting.popleft(), progress)
+        while waiting:
+            yield from _finished(waiting.popleft(), progress)
 
-            def fitted(some: slice, rows: Rows = rows, observed: Ints = observed) -> list[FittedSegment]:
-                return fit_rows(rows.take(some), observed[some], min_history)
 
-            for segments in pool.map(fitted, (slice(i, i + _AT_ONCE) for i in range(0, len(part), _AT_ONCE))):
-                progress(len(segments))
-                yield from segments
+def _fit_part(part: Prepared, min_history: int) -> list[FittedSegment]:
+    observed = (~np.isnan(np.asarray(part.values)) & alive(part)).sum(axis=1)
+    return fit_rows(Rows.of(part, n_trained(part), has_contexts=False), observed, min_history)
+
+
+def _finished(segments: Future[list[FittedSegment]], progress: Progress) -> list[FittedSegment]:
+    progress(len(segments.result()))
+    return segments.result()
 
 
 def alive(prepared: Prepared) -> Bools:
@@ -178,7 +187,7 @@ def parts(prepared: Prepared, cells: int = 400_000) -> Iterator[tuple[int, Prepa
 @dataclass(frozen=True)
 class Rows:
     """Rows of the last periods of some segments: features (n_segments, n_periods, n_features), contexts and values,
-    and which of them can be scored. n_most: so many of a segment's train it."""
+    and which of them can be scored. n_most: so many of a segment's train it. Rows that only train have no contexts."""
 
     X: Floats
     contexts: Floats
@@ -187,29 +196,22 @@ class Rows:
     n_most: int
 
     @classmethod
-    def of(cls, prepared: Prepared, keep: int, contexts: Floats | None = None) -> Rows:
+    def of(cls, prepared: Prepared, keep: int, contexts: Floats | None = None, has_contexts: bool = True) -> Rows:
         """The rows of the last `keep` periods, in the contexts that they were prepared with or in others."""
-        features = prepared.recursion.features
-        contexts = prepared.contexts(keep) if contexts is None else contexts
-        values = np.asarray(prepared.values)[:, -keep:]
-        complete = features.is_complete(contexts) & ~np.isnan(values) & alive(prepared)[:, -keep:]
-        return cls(features.features(values, contexts), contexts, values, complete, _TRAINED[features.grain])
+        features, values = prepared.recursion.features, np.asarray(prepared.values)[:, -keep:]
+        if contexts is None:
+            X, contexts = prepared.rows(keep, has_contexts)
+        else:
+            X = features.features(values, contexts)
+        # The z of a value is missing where the value is, or what it is to be compared with.
+        complete = ~np.isnan(X[..., 0]) & alive(prepared)[:, -keep:]
+        return cls(X, contexts, values, complete, _TRAINED[features.grain])
 
     def until(self, n_periods: int) -> Rows:
         """Those of the first periods."""
         some = slice(None, n_periods)
         return Rows(
             self.X[:, some], self.contexts[:, some], self.values[:, some], self.is_complete[:, some], self.n_most
-        )
-
-    def take(self, segments: slice) -> Rows:
-        """Those of some of the segments."""
-        return Rows(
-            self.X[segments],
-            self.contexts[segments],
-            self.values[segments],
-            self.is_complete[segments],
-            self.n_most,
         )
 
     def each(self) -> Iterator[Floats]:
