@@ -131,12 +131,12 @@ def train(run: Run, window: Window, *, force: bool = False) -> TrainSummary:
             n_rows = steps.extract(run.warehouse, run.metric, window, work / "observations.arrow")
         with clock.step("preprocess"):
             calendar = run.warehouse.calendar(run.metric)
-            panel = steps.preprocess(
+            segments = steps.preprocess(
                 work / "observations.arrow", run.metric, window, work / "panel", run.selection, calendar
             )
-        with clock.step("train", len(panel.segments)) as progress:
+        with clock.step("train", len(segments)) as progress:
             bundle = steps.train(work / "panel", run.metric_name, run.metric, work / "bundle", progress)
-        with clock.step("evaluate", min(SAMPLE, len(panel.segments))) as progress:
+        with clock.step("evaluate", min(SAMPLE, len(segments))) as progress:
             champion = steps.champion(run.registry, run.metric_name, run.metric, work / "champion")
             evaluation = steps.evaluate(work / "panel", bundle, champion, run.metric, progress)
         verdict = steps.judge(evaluation.objection, run.selection, force)
@@ -153,7 +153,7 @@ def train(run: Run, window: Window, *, force: bool = False) -> TrainSummary:
             if verdict.promote:
                 version = run.registry.promote(version.name, version.version)
         counts = steps.counts_of(bundle)
-    unknown = steps.unknown_countries(run.metric, panel.segments, window)
+    unknown = steps.unknown_countries(run.metric, segments, window)
     warnings = (unknown,) if unknown else ()
     return TrainSummary(window, version, verdict, n_rows, counts, evaluation.metrics, clock.seconds, warnings)
 
@@ -176,12 +176,12 @@ def evaluate(run: Run, window: Window) -> EvaluateSummary:
             steps.extract(run.warehouse, run.metric, window, work / "observations.arrow")
         with clock.step("preprocess"):
             calendar = run.warehouse.calendar(run.metric)
-            panel = steps.preprocess(
+            segments = steps.preprocess(
                 work / "observations.arrow", run.metric, window, work / "panel", run.selection, calendar
             )
-        with clock.step("evaluate", len(panel.segments)) as progress:
+        with clock.step("evaluate", len(segments)) as progress:
             found = steps.detectability(work / "panel", run.metric, progress)
-    return EvaluateSummary(window, panel.segments.labels, found, clock.seconds)
+    return EvaluateSummary(window, segments.labels, found, clock.seconds)
 
 
 @dataclass(frozen=True)

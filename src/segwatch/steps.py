@@ -9,7 +9,8 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.feather as feather
 
 from segwatch.core.baseline import Baseline
 from segwatch.core.bundle import ModelBundle, Rules, write_bundle
@@ -45,6 +45,7 @@ from segwatch.warehouses.base import Warehouse
 # As many segments say how much their size class would see.
 INJECTED_INTO = 100
 FEATURES_KEPT_FOR = dt.timedelta(days=1)
+_ROWS_OF_A_BATCH = 1_000_000
 _PREFIX = "dimension_"
 Texts = np.ndarray[tuple[int, int], np.dtype[np.object_]]
 _SHIFT = b"segwatch.shift"
@@ -74,9 +75,28 @@ def rules(metric: Metric) -> Rules:
 
 def extract(warehouse: Warehouse, metric: Metric, window: Window, to: Path) -> int:
     """The file `to` holds the Window's observations; returns how many."""
-    observations = warehouse.observations(metric, window)
-    feather.write_feather(observations, str(to), compression="lz4")
-    return int(observations.num_rows)
+    n_rows = 0
+    with ExitStack() as files:
+        writer: pa.ipc.RecordBatchFileWriter | None = None
+        for part in warehouse.observation_parts(metric, window):
+            if writer is None:
+                options = pa.ipc.IpcWriteOptions(compression="lz4")
+                writer = files.enter_context(pa.ipc.new_file(str(to), part.schema, options=options))
+            writer.write_table(part, _ROWS_OF_A_BATCH)
+            n_rows += part.num_rows
+    return n_rows
+
+
+class _Observations:
+    """The tables of a file that `extract` wrote, one after the other, as often as they are asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        with pa.ipc.open_file(str(self._path)) as reader:
+            for i in range(reader.num_record_batches):
+                yield pa.Table.from_batches([reader.get_batch(i)])
 
 
 def preprocess(
@@ -86,14 +106,13 @@ def preprocess(
     to: Path,
     selection: Selection,
     calendar: pa.Table | None = None,
-) -> Panel:
+) -> Segments:
     """The directory `to` holds the Panel of the selected segments, prepared for training; see `Prepared`.
 
     calendar: the user's own days, as `Warehouse.calendar` gives them.
     Raises DataError if no segment is selected.
     """
-    table = feather.read_table(str(observations))
-    panel = build_panel(table, metric.dimensions, window, metric.missing)
+    panel = build_panel(_Observations(observations), metric.dimensions, window, metric.missing)
     whole = whole_panel(panel, metric)
     days = days_of(metric, whole.segments, window, calendar)
     prepared = Prepared.of(whole.without(days.masked()) if days else whole, metric.recursion, days)
@@ -101,7 +120,7 @@ def preprocess(
         # Chosen only now: whether data arrived, and what groups share, is seen from all segments.
         prepared = prepared.take(_selected(prepared.panel, selection))
     prepared.save(to)
-    return prepared.panel
+    return prepared.panel.segments
 
 
 def whole_panel(panel: Panel, metric: Metric) -> Panel:

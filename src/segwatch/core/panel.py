@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +26,8 @@ Ints = npt.NDArray[np.int64]
 
 # Keeps a dimension named like one of our own columns apart from it.
 _PREFIX = "dimension."
+# Of a Panel that are worked on at a time.
+_CELLS = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,7 @@ def history_columns(history: History) -> dict[str, pa.Array]:
 
 
 def build_panel(
-    observations: pa.Table,
+    observations: pa.Table | Iterable[pa.Table],
     dimensions: Sequence[str],
     window: Window,
     missing: Missing,
@@ -195,6 +197,7 @@ def build_panel(
 ) -> Panel:
     """The Panel of a Window from its observations (see `observations_schema`), in any row order.
 
+    observations: one table, or several that are gone through twice, of which one at a time is in memory.
     missing: "zero" for counts, where GROUP BY drops what did not happen: a lone absent row is 0, while a period
     without a row for a whole value of a dimension, or for the whole table, is a gap; "gap" where every absence is.
     Observations with a denominator make the Panel of a ratio: whatever `missing` is, every absence is a gap, and so is
@@ -203,79 +206,116 @@ def build_panel(
     Raises DataError if the table holds several rows of one segment and period and they cannot be summed, being of
     neither a count nor a ratio, or if a ratio has no denominator above zero and no segment is known.
     """
-    is_ratio = "denominator" in observations.column_names
-    if is_ratio:
-        observations = _tried(observations, window, known)
-    segments, codes = _encode(observations, dimensions)
-    times = observations["ts"].to_numpy().astype(f"datetime64[{unit(window.grain)}]")
-    if missing == "gap" and not is_ratio:
-        _refuse_duplicates(observations, segments, codes, times)
-    history, place = _merge(_history(segments, codes, times), known)
-    cells = place[codes], (times - window.start).astype(np.int64)
-    shape = len(history.segments), len(window)
-    values = _dense(observations["value"], cells, shape)
-    if is_ratio:
-        return Panel(history, window, values, _dense(observations["denominator"], cells, shape))
-    if missing == "zero":
-        _fill_zeros(values, history, window)
-    return Panel(history, window, values)
-
-
-def _tried(observations: pa.Table, window: Window, known: History | None) -> pa.Table:
-    """The observations whose denominator is above zero."""
-    tried = observations.filter(pc.greater(observations["denominator"], 0))
-    if not tried.num_rows and known is None:
+    tables = [observations] if isinstance(observations, pa.Table) else observations
+    met, is_ratio = _Met(dimensions, window), False
+    for table in tables:
+        is_ratio = "denominator" in table.column_names
+        if missing == "gap" and not is_ratio:
+            _refuse_duplicates(table, met, window)
+        met.add(_tried(table))
+    if is_ratio and not met.values and known is None:
         raise DataError(f"every denominator in the Window {window} is zero: choose a Window with others")
-    return tried
+    here, order = met.history()
+    history, merged = _merge(here, known)
+    place = np.empty(len(order), dtype=np.int64)
+    place[order] = merged
+    shape = len(history.segments), len(window)
+    values = np.full(shape, np.nan)
+    exposure = np.full(shape, np.nan) if is_ratio else None
+    for table in map(_tried, tables):
+        cells = place[met.codes(table)], _columns_of(table, window)
+        values[cells] = table["value"].to_numpy()
+        if exposure is not None:
+            exposure[cells] = table["denominator"].to_numpy()
+    if missing == "zero" and not is_ratio:
+        _fill_zeros(values, history, window)
+    return Panel(history, window, values, exposure)
 
 
-def _dense(numbers: pa.ChunkedArray, cells: tuple[Ints, Ints], shape: tuple[int, int]) -> Floats:
-    """The numbers in their cells of a matrix, NaN in the others."""
-    matrix = np.full(shape, np.nan)
-    matrix[cells] = numbers.to_numpy()
-    return matrix
+def _tried(observations: pa.Table) -> pa.Table:
+    """The observations; of a ratio those whose denominator is above zero."""
+    if "denominator" not in observations.column_names:
+        return observations
+    return observations.filter(pc.greater(observations["denominator"], 0))
 
 
-def _encode(observations: pa.Table, dimensions: Sequence[str]) -> tuple[Segments, Ints]:
-    """Segments in the order of their values, and each row's segment."""
-    combined = np.zeros(observations.num_rows, dtype=np.int64)
-    dictionaries: list[list[str]] = []
-    for name in dimensions:
-        encoded = observations[name].combine_chunks().dictionary_encode()
-        dictionary = encoded.dictionary.to_pylist()
-        order = sorted(range(len(dictionary)), key=dictionary.__getitem__)
-        rank = np.empty(len(order), dtype=np.int64)
-        rank[order] = np.arange(len(order))
-        indices = encoded.indices.to_numpy(zero_copy_only=False)
-        combined = combined * max(1, len(order)) + (rank[indices] if len(order) else 0)
-        dictionaries.append([dictionary[i] for i in order])
-    unique, codes = np.unique(combined, return_inverse=True)
-    digits: list[Ints] = []
-    for dictionary in reversed(dictionaries):
-        unique, digit = np.divmod(unique, max(1, len(dictionary)))
-        digits.append(digit)
-    names = [[d[i] for i in digit] for d, digit in zip(dictionaries, reversed(digits), strict=True)]
-    return Segments(tuple(dimensions), tuple(zip(*names, strict=True))), codes
+def _columns_of(observations: pa.Table, window: Window) -> Ints:
+    """The column of the Panel of each row."""
+    times = observations["ts"].to_numpy().astype(f"datetime64[{unit(window.grain)}]")
+    return np.asarray((times - window.start).astype(np.int64))
 
 
-def _refuse_duplicates(observations: pa.Table, segments: Segments, codes: Ints, times: Times) -> None:
+class _Met:
+    """The segments of tables in the order in which they are met, and the first and last period of each."""
+
+    def __init__(self, dimensions: Sequence[str], window: Window) -> None:
+        self.values: list[Values] = []
+        self._dimensions, self._window = tuple(dimensions), window
+        self._place: dict[Values, int] = {}
+        self._first, self._last = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+
+    def add(self, table: pa.Table) -> None:
+        """The segments of the table are met."""
+        runs, segments = self._runs(table)
+        if not len(runs):
+            return
+        new = len(self.values) - len(self._first)
+        unmet = np.iinfo(np.int64)
+        self._first = np.concatenate([self._first, np.full(new, unmet.max)])
+        self._last = np.concatenate([self._last, np.full(new, unmet.min)])
+        columns = _columns_of(table, self._window)
+        np.minimum.at(self._first, segments, np.minimum.reduceat(columns, runs))
+        np.maximum.at(self._last, segments, np.maximum.reduceat(columns, runs))
+
+    def codes(self, table: pa.Table) -> Ints:
+        """(n_rows,), the place of each row's segment in the order of meeting."""
+        runs, segments = self._runs(table)
+        return np.repeat(segments, np.diff(runs, append=table.num_rows))
+
+    def history(self) -> tuple[History, Ints]:
+        """The History, segments in the order of their values, and each one's place in the order of meeting."""
+        order = np.array(sorted(range(len(self.values)), key=self.values.__getitem__), dtype=np.int64)
+        segments = Segments(self._dimensions, tuple(self.values[i] for i in order))
+        first, last = (self._window.start + seen[order] for seen in (self._first, self._last))
+        return History(segments, first, last), order
+
+    def _runs(self, table: pa.Table) -> tuple[Ints, Ints]:
+        """Where each run of rows of one segment begins, and its segment's place; rows come sorted by segment."""
+        if not table.num_rows:
+            return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+        begins = np.zeros(table.num_rows, dtype=bool)
+        begins[0] = True
+        columns = []
+        for name in self._dimensions:
+            encoded = table[name].combine_chunks().dictionary_encode()
+            codes = encoded.indices.to_numpy(zero_copy_only=False)
+            begins[1:] |= codes[1:] != codes[:-1]
+            columns.append((encoded.dictionary.to_pylist(), codes))
+        runs = np.flatnonzero(begins)
+        names = zip(*([words[k] for k in codes[runs].tolist()] for words, codes in columns), strict=True)
+        return runs, np.array([self._place_of(values) for values in names], dtype=np.int64)
+
+    def names(self, row: pa.Table) -> Values:
+        """The dimensions' values of a table of one row."""
+        return tuple(row[name][0].as_py() for name in self._dimensions)
+
+    def _place_of(self, values: Values) -> int:
+        place = self._place.setdefault(values, len(self.values))
+        if place == len(self.values):
+            self.values.append(values)
+        return place
+
+
+def _refuse_duplicates(observations: pa.Table, met: _Met, window: Window) -> None:
     several = np.flatnonzero(observations["n_rows"].to_numpy() > 1)
     if several.size:
-        row = several[0]
+        row = observations.slice(int(several[0]), 1)
+        column = int(_columns_of(row, window)[0])
         raise DataError(
-            f"segment {segments.labels[codes[row]]} has {observations['n_rows'][int(row)].as_py()} rows at"
-            f' {times[row]}, and a metric with missing = "gap" cannot be summed: keep one row per segment and'
+            f"segment {label(met.names(row))} has {row['n_rows'][0].as_py()} rows at"
+            f' {window.times[column]}, and a metric with missing = "gap" cannot be summed: keep one row per segment and'
             f' period, or set missing = "zero" if it is a count'
         )
-
-
-def _history(segments: Segments, codes: Ints, times: Times) -> History:
-    stamps = times.astype(np.int64)
-    first = np.full(len(segments), np.iinfo(np.int64).max)
-    last = np.full(len(segments), np.iinfo(np.int64).min)
-    np.minimum.at(first, codes, stamps)
-    np.maximum.at(last, codes, stamps)
-    return History(segments, first.astype(times.dtype), last.astype(times.dtype))
 
 
 def _merge(here: History, known: History | None) -> tuple[History, Ints]:
@@ -295,14 +335,19 @@ def _merge(here: History, known: History | None) -> tuple[History, Ints]:
 
 def _fill_zeros(values: Floats, history: History, window: Window) -> None:
     """Zeros in place where a born segment has no row and its data did arrive."""
-    present = ~np.isnan(values)
-    arrived = np.broadcast_to(present.any(axis=0), values.shape).copy()
-    born = window.times[None, :] >= history.first_seen[:, None]
-    for d in range(len(history.segments.dimensions)):
-        for rows in _rows_by_value(history.segments, d):
+    groups = [rows for d in range(len(history.segments.dimensions)) for rows in _rows_by_value(history.segments, d)]
+    born_at = (history.first_seen - window.start).astype(np.int64)
+    step = max(1, _CELLS // max(1, len(values)))
+    for start in range(0, values.shape[1], step):
+        some = values[:, start : start + step]
+        present = ~np.isnan(some)
+        arrived = np.broadcast_to(present.any(axis=0), some.shape).copy()
+        born = np.arange(start, start + some.shape[1]) >= born_at[:, None]
+        for rows in groups:
             whole = ~present[rows].any(axis=0) & (born[rows].sum(axis=0) >= 2)
-            arrived[np.ix_(rows, whole)] = False
-    values[~present & born & arrived] = 0.0
+            if whole.any():
+                arrived[np.ix_(rows, whole)] = False
+        some[~present & born & arrived] = 0.0
 
 
 def _rows_by_value(segments: Segments, dimension: int) -> Iterator[Ints]:

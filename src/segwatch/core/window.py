@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 from zoneinfo import ZoneInfo
@@ -76,6 +77,13 @@ class Window:
     def before(self, n_periods: int) -> Window:
         """The same Window, begun n_periods earlier."""
         return Window(self.start - length(n_periods, self.grain), self.end, self.grain)
+
+    def parts(self, n: int) -> Iterator[Window]:
+        """About n Windows of equal length, one after the other, that together are this one."""
+        step = max(1, -(-len(self) // max(1, n)))
+        for start in range(0, len(self), step):
+            first = self.start + length(start, self.grain)
+            yield Window(first, min(first + length(step, self.grain), self.end), self.grain)
 
     def as_datetimes(self) -> tuple[dt.datetime, dt.datetime]:
         """Start and end as naive UTC datetimes, for drivers that bind parameters."""

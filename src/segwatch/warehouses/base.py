@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -71,6 +71,14 @@ class Warehouse(Protocol):
         `<null>`.
         Raises DataError naming table, column and first example if the table or its rows cannot be watched, or
         if the Window holds no rows.
+        """
+        ...
+
+    def observation_parts(self, source: Metric, window: Window) -> Iterator[pa.Table]:
+        """The rows of `observations`, of one moment, in tables of some periods each, one after the other in time.
+
+        Each is sorted as there, and not more of them than one is in memory where the backend can do so.
+        Raises DataError as `observations` does, before the first table.
         """
         ...
 

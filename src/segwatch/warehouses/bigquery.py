@@ -127,6 +127,10 @@ class BigqueryWarehouse:
             query.check_rows(self._run, table, source, window)
             return query.finish(self._rows(_compiled(query.observations(table, source, window))), source)
 
+    def observation_parts(self, source: Metric, window: Window) -> Iterator[pa.Table]:
+        """See Warehouse. One query reads the table once."""
+        yield self.observations(source, window)
+
     def span(self, source: Metric) -> tuple[np.datetime64, np.datetime64] | None:
         """See Warehouse."""
         from segwatch.warehouses import query

@@ -135,8 +135,8 @@ Run = Callable[[ir.Table], pa.Table]
 """Executes an expression on the backend."""
 
 
-def check_rows(run: Run, table: ir.Table, source: Metric, window: Window) -> None:
-    """Nothing happens if the Window holds rows and all of them can be watched.
+def check_rows(run: Run, table: ir.Table, source: Metric, window: Window) -> int:
+    """How many rows the Window holds, if it holds some and all of them can be watched.
 
     Raises DataError naming table, column, how many rows and the first of them.
     """
@@ -149,6 +149,7 @@ def check_rows(run: Run, table: ir.Table, source: Metric, window: Window) -> Non
         if name in counts.column_names and _count(counts, name):
             first = run(example(table, source, window, name))
             raise DataError(_bad_number(source, role, window, fault, _count(counts, name), first))
+    return _count(counts, "n_rows")
 
 
 def read_span(run: Run, table: ir.Table, source: Metric) -> tuple[np.datetime64, np.datetime64] | None:

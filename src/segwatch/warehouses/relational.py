@@ -105,6 +105,10 @@ class RelationalWarehouse(ABC):
             query.check_rows(self._run, table, source, window)
             return query.finish(self._run(query.observations(table, source, window)), source)
 
+    def observation_parts(self, source: Metric, window: Window) -> Iterator[pa.Table]:
+        """See Warehouse."""
+        yield self.observations(source, window)
+
     def span(self, source: Metric) -> tuple[np.datetime64, np.datetime64] | None:
         """See Warehouse."""
         with self._reading():
