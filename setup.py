@@ -4,8 +4,8 @@ from setuptools import Extension, setup
 
 native = Extension(
     "segwatch.core._native",
-    [f"src/segwatch/core/native/{name}.cpp" for name in ("native", "noise", "baseline", "groups")],
-    depends=[f"src/segwatch/core/native/{name}.h" for name in ("common", "kernels", "noise")],
+    [f"src/segwatch/core/native/{name}.cpp" for name in ("native", "noise", "baseline", "groups", "decision")],
+    depends=[f"src/segwatch/core/native/{name}.h" for name in ("baseline", "common", "kernels", "noise")],
     define_macros=[("Py_LIMITED_API", "0x030b0000")],
     # -Wno-psabi: vectors are handed over inside the one file alone.
     extra_compile_args=["-O3", "-std=c++17", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi"],

@@ -8,10 +8,12 @@ from scipy.special import betainc, ndtri
 
 from segwatch.core import compiled, noise
 from segwatch.core.baseline import Baseline, Recursion
+from segwatch.core.bundle import Rules, write_bundle
+from segwatch.core.decision import decide
 from segwatch.core.features import CONTEXT, FeatureSet
 from segwatch.core.groups import Groups
 from segwatch.core.panel import Segments
-from segwatch.core.training import Prepared, Rows
+from segwatch.core.training import Prepared, Rows, fit_prepared
 
 from ..core.simulated import panel_of
 
@@ -153,3 +155,24 @@ def test_what_groups_share_is_what_numpy_finds(monkeypatch):
     for residuals, sd, effects in found:
         np.testing.assert_allclose(effects, groups.effects(residuals, sd), rtol=1e-9, atol=1e-12)
     assert sum(effects.any() for _, _, effects in found) > 10
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_are_decided_as_in_numpy(monkeypatch, tmp_path, kind):
+    prepared = Prepared.of(eventful(kind, "day", 3, 40), Recursion(FeatureSet("day", kind)))
+    bundle = write_bundle(tmp_path / "it", "m", prepared, Rules(0.01, 0.05, 90), fit_prepared(prepared, 90))
+    rows = Rows.of(prepared, 150)
+    at = np.argwhere(rows.is_complete & (np.array(bundle.status) == "ok")[:, None])
+    i, j = np.random.default_rng(0).permutation(at).T
+    ids = [prepared.panel.segments.ids[k] for k in i]
+    arguments = (bundle, ids, j.astype(np.int64), rows.values[i, j], rows.contexts[i, j], rows.X[i, j])
+    found = decide(*arguments)
+    monkeypatch.setattr(compiled, "native", None)
+    expected = decide(*arguments)
+    np.testing.assert_allclose(found.score, expected.score, rtol=1e-9)
+    np.testing.assert_allclose(np.log(found.p_value), np.log(expected.p_value), rtol=1e-9)
+    for name in ("is_anomaly", "is_ongoing", "is_pattern", "prediction"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), err_msg=name)
+    for name in ("expected", "lower", "upper", "impact"):
+        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-4, atol=1e-4, err_msg=name)
+    assert expected.is_anomaly.sum() > 5 and (~np.isnan(expected.upper)).mean() > 0.5

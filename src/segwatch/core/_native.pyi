@@ -4,6 +4,7 @@ import numpy.typing as npt
 from segwatch.core.panel import Bools, Floats, Ints
 
 _Rules = tuple[str, int, int, int, int, float]
+_Detectors = tuple[npt.NDArray[np.float32], Floats, Ints, Floats, Floats, float, float, float, float]
 _State = tuple[Floats, ...]
 
 def instruction_sets() -> tuple[str, ...]: ...
@@ -49,6 +50,19 @@ def run(
     keep: int,
     X: Floats,
     contexts: Floats,
+    /,
+) -> None: ...
+def score(detectors: _Detectors, segments: Ints, X: Floats, scores: Floats, /) -> None: ...
+def bounds(
+    kind: str,
+    detectors: _Detectors,
+    segments: Ints,
+    values: Floats,
+    contexts: Floats,
+    thresholds: Floats,
+    passes: Bools,
+    lower: Floats,
+    upper: Floats,
     /,
 ) -> None: ...
 def effects(residuals: Floats, sd: Floats, members: Ints, n_margins: int, effects: Floats, /) -> None: ...

@@ -17,21 +17,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, lru_cache
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from segwatch.core import compiled
 from segwatch.core.baseline import Baseline, Recursion
 from segwatch.core.calibration import Calibration, alert_thresholds, pooled
-from segwatch.core.detector import Detector
+from segwatch.core.detector import Detector, Packed, check_rows, packed
 from segwatch.core.features import FEATURES, FeatureSet
 from segwatch.core.groups import Groups, Key
 from segwatch.core.known import Known, Occasions
@@ -47,6 +50,7 @@ SHARD = 500
 DETECTORS = 1024
 _FILES = ("segments.arrow", "groups.arrow", "vectors.arrow")
 _D = len(FEATURES)
+T = TypeVar("T")
 _VECTORS = pa.schema([("vector", pa.list_(pa.float32(), _D)), ("weight", pa.float64())])
 
 
@@ -216,6 +220,11 @@ class ModelBundle:
         reader = pa.ipc.open_file(pa.memory_map(str(self.path / "vectors.arrow")))
         return lru_cache(maxsize=4)(reader.get_batch)
 
+    def _batch(self, shard: int) -> pa.RecordBatch:
+        # Arrow does not promise that one reader serves two threads at once.
+        with self._reading:
+            return self._shard(shard)
+
     def detector(self, position: int) -> Detector:
         """The detector of the segment at a position of `history.segments`; those used last are kept.
 
@@ -229,13 +238,9 @@ class ModelBundle:
 
     def _own_detector(self, position: int) -> Detector:
         """The detector as it was trained, before its calibration was drawn to the others'."""
-        if self.status[position] != "ok":
-            label = self.history.segments.labels[position]
-            raise ModelError(f"segment {label} has no model: {self.reason[position]}")
+        self._check_fitted(position)
         start, count = self._offsets[position]
-        # Arrow does not promise that one reader serves two threads at once.
-        with self._reading:
-            batch = self._shard(position // SHARD).slice(start, count)
+        batch = self._batch(position // SHARD).slice(start, count)
         named = {name: values[position] for name, values in self._parameters.items()}
         return Detector(
             Scaling(named["center"], named["spread"]),
@@ -243,6 +248,11 @@ class ModelBundle:
             batch["weight"].to_numpy(),
             Calibration(*(float(named[name]) for name in ("location", "scale", "stretch"))),
         )
+
+    def _check_fitted(self, position: int) -> None:
+        if self.status[position] != "ok":
+            label = self.history.segments.labels[position]
+            raise ModelError(f"segment {label} has no model: {self.reason[position]}")
 
     def fitted(self, position: int) -> FittedSegment:
         """What training made of the segment at a position; `write_bundle` writes it as it was."""
@@ -275,11 +285,60 @@ class ModelBundle:
         Raises DataError for an unknown segment or an incomplete row, ModelError for a segment without a detector.
         """
         scores, p_values = np.empty(len(X)), np.empty(len(X))
-        for position, rows in self.groups(segment_ids):
-            detector = self.detector(position)
-            scores[rows] = detector.score(X[rows])
-            p_values[rows] = detector.calibration.p_value(scores[rows])
+        if compiled.native is None:
+            for position, rows in self.groups(segment_ids):
+                detector = self.detector(position)
+                scores[rows] = detector.score(X[rows])
+                p_values[rows] = detector.calibration.p_value(scores[rows])
+            return scores, p_values
+        native = compiled.native
+        check_rows(X, _D)
+
+        def of_shard(detectors: Packed, of_rows: Ints, rows: Ints) -> None:
+            found = np.empty(len(rows))
+            native.score(detectors, of_rows, np.ascontiguousarray(X[rows], dtype=np.float64), found)
+            scores[rows] = found
+            p_values[rows] = Calibration(*detectors[4][of_rows].T).p_value(found)
+
+        for _ in self.by_shard(segment_ids, of_shard):
+            pass
         return scores, p_values
+
+    def by_shard(self, segment_ids: Sequence[str], work: Callable[[Packed, Ints, Ints], T]) -> Iterator[T]:
+        """What `work` makes of each shard's rows, on every core: of its detectors, each row's segment among them, and
+        the rows.
+
+        Raises DataError for an unknown segment, ModelError for one without a detector.
+        """
+        positions = np.empty(len(segment_ids), dtype=np.int64)
+        for position, rows in self.groups(segment_ids):
+            self._check_fitted(position)
+            positions[rows] = position
+        order = np.argsort(positions, kind="stable")
+        edges = np.searchsorted(positions[order], np.arange(0, len(self.status) + SHARD, SHARD))
+        shards = [(k, order[a:b]) for k, (a, b) in enumerate(pairwise(edges.tolist())) if b > a]
+
+        def at(shard: tuple[int, Ints]) -> T:
+            k, rows = shard
+            return work(self._packed(k), positions[rows] - k * SHARD, rows)
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            yield from pool.map(at, shards)
+
+    def _packed(self, shard: int) -> Packed:
+        """The detectors of a shard, their calibrations drawn to all segments'."""
+        some = slice(shard * SHARD, (shard + 1) * SHARD)
+        batch, counts = self._batch(shard), self._offsets[some, 1]
+        # Arrays of all segments in place of the numbers of one.
+        own = Calibration(*(self._parameters[name][some] for name in ("location", "scale", "stretch")))  # type: ignore[arg-type]
+        drawn = own.towards(self._pool)
+        return packed(
+            batch["vector"].flatten().to_numpy().reshape(-1, _D),
+            batch["weight"].to_numpy(),
+            np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+            np.stack([self._parameters["center"][some], self._parameters["spread"][some]], axis=1),
+            np.stack([drawn.location, drawn.scale, drawn.stretch], axis=1),
+        )
 
     def predict(self, segment_ids: Sequence[str], X: Floats) -> tuple[Ints, Floats, Floats]:
         """Predictions (+1 and -1), scores and p-values (n_rows,) of rows X, with the errors of `score`."""

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from segwatch.core.panel import Floats
 
 LEVELS = (0.8, 0.95, 0.97)
-_KNEE = float(np.log((1 - LEVELS[0]) / (1 - LEVELS[1])))
+KNEE = float(np.log((1 - LEVELS[0]) / (1 - LEVELS[1])))
 _MOST_STRETCH = 4.0
 # The own tail counts for this much, the rest is what all segments of the model have.
 _OWN = 0.3
@@ -42,7 +42,7 @@ class Calibration:
     def of_quantiles(cls, quantiles: Floats, n: int, least_scale: float) -> Calibration:
         """The same from the quantiles of n scores at LEVELS."""
         low, knee, high = quantiles.tolist()
-        scale = max((knee - low) / _KNEE, least_scale)
+        scale = max((knee - low) / KNEE, least_scale)
         beyond = (high - knee) / float(np.log((1 - LEVELS[1]) / (1 - LEVELS[2])))
         stretch = float(np.clip(beyond / max(scale, _TINY), 1.0, _MOST_STRETCH))
         return cls(low, scale * (1.0 + _SEEN / n), stretch)
@@ -58,7 +58,7 @@ class Calibration:
     def p_value(self, scores: Floats) -> Floats:
         """Share of ordinary rows that score as high or higher, in (0, 1]; falls strictly."""
         beyond = (scores - self.location) / self.scale
-        stretched = np.where(beyond > _KNEE, _KNEE + (beyond - _KNEE) / self.stretch, beyond)
+        stretched = np.where(beyond > KNEE, KNEE + (beyond - KNEE) / self.stretch, beyond)
         tail = (1 - LEVELS[0]) * np.exp(-np.maximum(stretched, 0.0))
         below = 1.0 - LEVELS[0] * np.exp(np.minimum(beyond, 0.0))
         return np.asarray(np.where(beyond > 0, np.maximum(tail, _TINY), below))

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from segwatch.core import compiled
 from segwatch.core.bundle import ModelBundle, Rules
-from segwatch.core.detector import Detector
+from segwatch.core.detector import Detector, Packed
 from segwatch.core.features import FeatureSet
 from segwatch.core.panel import Bools, Floats, Ints
 from segwatch.core.training import Progress
@@ -78,13 +79,8 @@ def decide(
     candidates = np.where(is_ongoing, 1.0, p_values)
     thresholds = rules.thresholds(candidates, periods)
     is_anomaly = candidates <= thresholds
-    lower, upper = (np.full(len(values), np.nan) for _ in range(2))
     expected = features.expected(contexts)
-    for position, rows in bundle.groups(segment_ids):
-        lower[rows], upper[rows] = alert_bounds(
-            bundle.detector(position), features, values[rows], contexts[rows], thresholds[rows], ~is_anomaly[rows]
-        )
-        progress(len(rows))
+    lower, upper = _bounds(bundle, segment_ids, values, contexts, thresholds, ~is_anomaly, progress)
     impact = values - expected
     totals = _sums_by(periods, expected if is_rollup is None else np.where(is_rollup, 0.0, expected))
     floor = np.maximum(floors.impact, floors.share * np.abs(totals))
@@ -100,6 +96,39 @@ def decide(
     return Decisions(
         scores, p_values, prediction, is_anomaly, expected, lower, upper, impact, share, is_pattern, is_ongoing
     )
+
+
+def _bounds(
+    bundle: ModelBundle,
+    segment_ids: Sequence[str],
+    values: Floats,
+    contexts: Floats,
+    thresholds: Floats,
+    passes: Bools,
+    progress: Progress,
+) -> tuple[Floats, Floats]:
+    """`alert_bounds` of rows of many segments."""
+    lower, upper = (np.full(len(values), np.nan) for _ in range(2))
+    features = bundle.feature_set
+    if compiled.native is None:
+        for position, rows in bundle.groups(segment_ids):
+            lower[rows], upper[rows] = alert_bounds(
+                bundle.detector(position), features, values[rows], contexts[rows], thresholds[rows], passes[rows]
+            )
+            progress(len(rows))
+        return lower, upper
+    native = compiled.native
+
+    def of_shard(detectors: Packed, of_rows: Ints, rows: Ints) -> int:
+        found = np.empty((2, len(rows)))
+        v, c, t = (np.ascontiguousarray(a[rows], dtype=np.float64) for a in (values, contexts, thresholds))
+        native.bounds(features.kind, detectors, of_rows, v, c, t, passes[rows], found[0], found[1])
+        lower[rows], upper[rows] = found
+        return len(rows)
+
+    for n_rows in bundle.by_shard(segment_ids, of_shard):
+        progress(n_rows)
+    return lower, upper
 
 
 def undiscovered(detector: Detector, features: FeatureSet, values: Floats, contexts: Floats) -> Floats:
@@ -140,6 +169,15 @@ def alert_bounds(
     unflagged value nearest to the expected one. NaN where the interval has no end on that side, or does not exist.
     passes: (n_rows,) whether the observed value is not flagged.
     """
+
+    if compiled.native is not None:
+        lower, upper = np.empty(len(values)), np.empty(len(values))
+        of_rows = np.zeros(len(values), dtype=np.int64)
+        v, c, t = (np.ascontiguousarray(a, dtype=np.float64) for a in (values, contexts, thresholds))
+        compiled.native.bounds(
+            features.kind, detector.packed, of_rows, v, c, t, np.ascontiguousarray(passes), lower, upper
+        )
+        return lower, upper
 
     def is_unflagged(candidates: Floats) -> Bools:
         """For candidates (n_rows, k), whether each would pass."""

@@ -8,11 +8,32 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from segwatch.core.calibration import LEVELS, Calibration
-from segwatch.core.panel import Bools, Floats
-from segwatch.core.scaling import Scaling
+from segwatch.core.calibration import KNEE, LEVELS, Calibration
+from segwatch.core.panel import Bools, Floats, Ints
+from segwatch.core.scaling import CLIP, Scaling
 from segwatch.core.solver import fit_many, kernel_gamma, log_score
 from segwatch.errors import DataError
+
+
+def check_rows(X: Floats, n_features: int) -> None:
+    """Nothing happens if X holds complete rows of so many features; raises DataError otherwise."""
+    if X.ndim != 2 or X.shape[1] != n_features:
+        raise DataError(f"expected rows of {n_features} features, got an array of shape {X.shape}")
+    if not np.isfinite(X).all():
+        raise DataError("the features hold NaN or infinite values: only complete rows can be scored")
+
+
+Packed = tuple[npt.NDArray[np.float32], Floats, Ints, Floats, Floats, float, float, float, float]
+
+
+def packed(vectors: npt.NDArray[np.float32], weights: Floats, offsets: Ints, scaling: Floats, tails: Floats) -> Packed:
+    """The detectors of n segments for the compiled code.
+
+    vectors, weights: of all, one segment's after the other's. offsets: (n + 1,), where each begins. scaling:
+    (n, 2, n_features), centers and spreads. tails: (n, 3), location, scale and stretch of the pooled calibrations.
+    """
+    arrays = (np.ascontiguousarray(a) for a in (vectors, weights, offsets, scaling, tails))
+    return *arrays, kernel_gamma(scaling.shape[2]), CLIP, LEVELS[0], KNEE  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
@@ -59,6 +80,18 @@ class Detector:
         """The same detector, its calibration drawn to that of all segments."""
         return replace(self, calibration=self.calibration.towards(pool))
 
+    @property
+    def packed(self) -> Packed:
+        """What the compiled code takes of one detector."""
+        one, tail = self.scaling, self.calibration
+        return packed(
+            self.vectors,
+            self.weights,
+            np.array([0, len(self.weights)], dtype=np.int64),
+            np.stack([one.center, one.spread])[None],
+            np.array([[tail.location, tail.scale, tail.stretch]]),
+        )
+
     def score(self, X: Floats) -> Floats:
         """Anomaly score of each row; higher is more anomalous.
 
@@ -68,10 +101,7 @@ class Detector:
         Source: the one-class decision of Scholkopf et al. 2001 on a log scale, -ln(sum_i a_i K(x_i, x) / sum_i a_i),
         which does not saturate far from the data.
         """
-        if X.ndim != 2 or X.shape[1] != len(self.scaling.center):
-            raise DataError(f"expected rows of {len(self.scaling.center)} features, got an array of shape {X.shape}")
-        if not np.isfinite(X).all():
-            raise DataError("the features hold NaN or infinite values: only complete rows can be scored")
+        check_rows(X, len(self.scaling.center))
         return log_score(self.scaling.apply(X), self.vectors, self.weights)
 
     def p_value(self, X: Floats) -> Floats:

@@ -4,17 +4,11 @@
 #include <algorithm>
 #include <cstring>
 
-#include "noise.h"
+#include "baseline.h"
 
 namespace segwatch {
 
 namespace {
-
-enum Column {
-  UNIT, EXPECTED, NOISE, FORMER, COMMON, COMMON_Z, SUM_SHORT, COUNT_SHORT, SUM_LONG, COUNT_LONG, PREVIOUS, REPEATS,
-  SURPRISE, REPEAT_RATE, PEAK, N_CONTEXT
-};
-enum Feature { Z, SHORT, LONG, FLAT, SHARED, N_FEATURES };
 
 constexpr double SHORT_PERIODS = 3.0, WINDOW_CLIP = 3.0, TODAY_CLIP = 6.0, LARGEST = 12.0, DISAGREEING = 1.5;
 constexpr double AGREES_FROM = 0.5, SHARED_WEIGHT = 0.5, USUAL_REPEATS = 0.5, LONGEST_RUN = 14.0;
@@ -25,21 +19,8 @@ constexpr double RETURNED_AFTER = 3.0, LEAST_STREAK = 0.4, SHIFTING = 2.0, RATE_
 constexpr double LEAST_PROFILE = 0.05, MOST_PROFILE = 20.0, LEAST_LEVEL = 0.005, ABS_TO_SD = 1.2533;
 constexpr double LEAST_NOISE = 1e-4, MOST_NOISE = 20.0;
 
-struct Own {
-  double z, sd;
-  bool is_former;
-};
-
 double to_scale(double value, double unit, Kind kind) {
   return kind == Kind::value ? std::asinh(value / unit) : value * unit;
-}
-
-Own own_of(double value, const double* c, Kind kind) {
-  const double x = to_scale(value, c[UNIT], kind);
-  const double z = standardised(x, c[EXPECTED], c[NOISE], kind);
-  const double former = c[FORMER] == c[FORMER] ? standardised(x, c[FORMER], c[NOISE], kind) : NaN;
-  const bool is_former = std::abs(former) < std::abs(z);
-  return {is_former ? former : z, relative_sd(c[NOISE], is_former ? c[FORMER] : c[EXPECTED], kind), is_former};
 }
 
 double surprise_of(double value, const double* c, Kind kind) {
@@ -65,6 +46,16 @@ double window_of(double z, double past, double count) {
   return agrees ? total : clipped(total, -DISAGREEING, DISAGREEING);
 }
 
+}  // namespace
+
+Own own_of(double value, const double* c, Kind kind) {
+  const double x = to_scale(value, c[UNIT], kind);
+  const double z = standardised(x, c[EXPECTED], c[NOISE], kind);
+  const double former = c[FORMER] == c[FORMER] ? standardised(x, c[FORMER], c[NOISE], kind) : NaN;
+  const bool is_former = std::abs(former) < std::abs(z);
+  return {is_former ? former : z, relative_sd(c[NOISE], is_former ? c[FORMER] : c[EXPECTED], kind), is_former};
+}
+
 void features_of(double value, const double* c, const Own& own, Kind kind, double* X) {
   const double z = own.z - SHARED_WEIGHT * c[COMMON] / own.sd;
   X[Z] = clipped(z, -LARGEST, LARGEST);
@@ -73,6 +64,22 @@ void features_of(double value, const double* c, const Own& own, Kind kind, doubl
   X[FLAT] = flat_of(value, c, kind);
   X[SHARED] = SHARED_WEIGHT * clipped(c[COMMON_Z], -LARGEST, LARGEST);
 }
+
+bool kind_of(const char* name, Kind* kind) {
+  if (!std::strcmp(name, "count"))
+    *kind = Kind::count;
+  else if (!std::strcmp(name, "ratio"))
+    *kind = Kind::ratio;
+  else if (!std::strcmp(name, "value"))
+    *kind = Kind::value;
+  else {
+    PyErr_Format(PyExc_ValueError, "no kind of metric is called %s", name);
+    return false;
+  }
+  return true;
+}
+
+namespace {
 
 // The arrays of a Baseline, in the order of its fields; each (n,) or (n, width).
 struct Fields {
@@ -378,20 +385,6 @@ class Segment {
   double* window;
   double &previous, &repeats, &surprise, &repeat_rate;
 };
-
-bool kind_of(const char* name, Kind* kind) {
-  if (!std::strcmp(name, "count"))
-    *kind = Kind::count;
-  else if (!std::strcmp(name, "ratio"))
-    *kind = Kind::ratio;
-  else if (!std::strcmp(name, "value"))
-    *kind = Kind::value;
-  else {
-    PyErr_Format(PyExc_ValueError, "no kind of metric is called %s", name);
-    return false;
-  }
-  return true;
-}
 
 // The arrays of a Baseline of n segments.
 class State {

@@ -41,6 +41,22 @@ struct Lent {
   }
 };
 
+// Rows are padded to whole blocks of this many for the kernels.
+constexpr int64_t PAD = 16;
+
+// The inner loops, see kernels.h.
+struct Kernels {
+  void (*column)(const float*, int64_t, int64_t, const float*, float, float*);
+  void (*add)(double*, int64_t, double, const float*, const float*);
+  int64_t (*growing)(const double*, const double*, int64_t, double);
+  int64_t (*shrinking)(const double*, const double*, const float*, double, int64_t, double*);
+};
+
+// Those of the widest instruction set that this processor has.
+const Kernels& best_kernels();
+
+PyObject* score(PyObject*, PyObject*);
+PyObject* bounds(PyObject*, PyObject*);
 PyObject* features(PyObject*, PyObject*);
 PyObject* own(PyObject*, PyObject*);
 PyObject* context(PyObject*, PyObject*);

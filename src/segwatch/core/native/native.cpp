@@ -19,16 +19,9 @@
 
 namespace {
 
+using segwatch::Kernels;
 using segwatch::Lent;
-
-constexpr int64_t PAD = 16;
-
-struct Kernels {
-  void (*column)(const float*, int64_t, int64_t, const float*, float, float*);
-  void (*add)(double*, int64_t, double, const float*, const float*);
-  int64_t (*growing)(const double*, const double*, int64_t, double);
-  int64_t (*shrinking)(const double*, const double*, const float*, double, int64_t, double*);
-};
+using segwatch::PAD;
 
 #define WIDTH 16
 namespace baseline {
@@ -415,6 +408,8 @@ PyMethodDef methods[] = {
     {"context", segwatch::context, METH_VARARGS, "See Recursion.context."},
     {"update", segwatch::update, METH_VARARGS, "See Recursion.update."},
     {"run", segwatch::run, METH_VARARGS, "See replay.rows_of."},
+    {"score", segwatch::score, METH_VARARGS, "See ModelBundle.score."},
+    {"bounds", segwatch::bounds, METH_VARARGS, "See decision.alert_bounds."},
     {"effects", segwatch::effects, METH_VARARGS, "See Groups.effects."},
     {"instruction_sets", names, METH_NOARGS, "Names of those that this processor has, the widest last."},
     {nullptr, nullptr, 0, nullptr}};
@@ -424,5 +419,10 @@ PyModuleDef_Slot slots[] = {{0, nullptr}};
 PyModuleDef module = {PyModuleDef_HEAD_INIT, "_native", nullptr, 0, methods, slots, nullptr, nullptr, nullptr};
 
 }  // namespace
+
+const Kernels& segwatch::best_kernels() {
+  static const Kernels& best = *instruction_sets().back().kernels;
+  return best;
+}
 
 PyMODINIT_FUNC PyInit__native() { return PyModuleDef_Init(&module); }
