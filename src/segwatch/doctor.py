@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 import pyarrow.compute as pc
 
+from segwatch.core.compiled import notice
 from segwatch.core.segment import counted
+from segwatch.core.solver import instruction_sets
 from segwatch.errors import DataError, SegwatchError
 from segwatch.google import account, disabled_apis, has_image, is_emulator
 from segwatch.registries import open_registry
@@ -47,6 +49,7 @@ def _finding(what: str, look: Callable[[], str]) -> Finding:
 
 def _looks(settings: Settings, target: Target, warehouse: Warehouse) -> Iterator[tuple[str, Callable[[], str]]]:
     """What to look at, in the order in which one depends on the other."""
+    yield "compiled code", _compiled
     yield "settings", lambda: f"target {settings.default_target}, metrics {', '.join(settings.metrics)}"
     if target.warehouse.startswith("bigquery:") or target.registry == "vertex" or target.bucket.startswith("gs:"):
         yield "credentials", lambda: _credentials(target)
@@ -64,6 +67,10 @@ def _looks(settings: Settings, target: Target, warehouse: Warehouse) -> Iterator
     if target.runner == "vertex":
         yield "image", lambda: _image(target)
         yield "pipelines", lambda: _pipelines(settings)
+
+
+def _compiled() -> str:
+    return notice() or f"built, for {instruction_sets()[-1]}"
 
 
 def _credentials(target: Target) -> str:

@@ -17,6 +17,7 @@ import pyarrow.feather as feather
 
 from segwatch import steps
 from segwatch.core.bundle import ModelBundle
+from segwatch.core.compiled import notice
 from segwatch.core.evaluation import SAMPLE
 from segwatch.core.injection import Found
 from segwatch.core.panel import build_panel
@@ -154,7 +155,7 @@ def train(run: Run, window: Window, *, force: bool = False) -> TrainSummary:
                 version = run.registry.promote(version.name, version.version)
         counts = steps.counts_of(bundle)
     unknown = steps.unknown_countries(run.metric, segments, window)
-    warnings = (unknown,) if unknown else ()
+    warnings = tuple(said for said in (unknown, notice()) if said)
     return TrainSummary(window, version, verdict, n_rows, counts, evaluation.metrics, clock.seconds, warnings)
 
 
