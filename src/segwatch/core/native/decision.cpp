@@ -37,28 +37,28 @@ class Detector {
     padded_ = (m_ + PAD - 1) / PAD * PAD;
     columns_.assign(static_cast<size_t>(N_FEATURES * padded_), 0.0f);
     kernel_.resize(static_cast<size_t>(padded_));
+    logs_.resize(static_cast<size_t>(m_));
+    exponents_.resize(static_cast<size_t>(m_));
+    for (int64_t i = 0; i < m_; ++i) logs_[i] = std::log(all_.weights[first_ + i]);
     for (int64_t i = 0; i < m_; ++i)
       for (int k = 0; k < N_FEATURES; ++k) columns_[k * padded_ + i] = all_.vectors[(first_ + i) * N_FEATURES + k];
   }
 
   // -ln sum_i w_i K(x_i, x), by log-sum-exp.
-  double score(const double* X) const {
+  double score(const double* X) {
     float x[N_FEATURES];
     scale(X, x);
     double peak = -std::numeric_limits<double>::infinity(), sum = 0.0;
-    for (int pass = 0; pass < 2; ++pass)
-      for (int64_t i = 0; i < m_; ++i) {
-        double distance = 0.0;
-        for (int k = 0; k < N_FEATURES; ++k) {
-          const double t = static_cast<double>(columns_[k * padded_ + i]) - x[k];
-          distance += t * t;
-        }
-        const double exponent = std::log(all_.weights[first_ + i]) - all_.gamma * distance;
-        if (pass == 0)
-          peak = std::max(peak, exponent);
-        else
-          sum += std::exp(exponent - peak);
+    for (int64_t i = 0; i < m_; ++i) {
+      double distance = 0.0;
+      for (int k = 0; k < N_FEATURES; ++k) {
+        const double t = static_cast<double>(columns_[k * padded_ + i]) - x[k];
+        distance += t * t;
       }
+      exponents_[i] = logs_[i] - all_.gamma * distance;
+      peak = std::max(peak, exponents_[i]);
+    }
+    for (int64_t i = 0; i < m_; ++i) sum += std::exp(exponents_[i] - peak);
     return -(peak + std::log(sum));
   }
 
@@ -91,6 +91,7 @@ class Detector {
   const Detectors& all_;
   int64_t segment_ = -1, first_ = 0, m_ = 0, padded_ = 0;
   std::vector<float> columns_, kernel_;
+  std::vector<double> logs_, exponents_;
 };
 
 double restored(double stabilised_count) {
