@@ -136,6 +136,7 @@ def test_the_cloud_gives_the_predictions_that_one_laptop_gives(tmp_path, segwatc
     assert "bytes at most" in segwatch(cloud(), "train", "--as-of", SPLIT, "--dry-run").stderr
     healthy = segwatch(cloud(runner="vertex"), "doctor").stdout.splitlines()
     assert [line.split(":")[0] for line in healthy] == [
+        "ok    compiled code",
         "ok    settings",
         "ok    credentials",
         "ok    APIs",

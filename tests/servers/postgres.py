@@ -78,12 +78,22 @@ class PostgresServer:
             cursor.execute(f"CREATE DATABASE {DATABASE}")
             cursor.execute(f"CREATE ROLE {GUEST} LOGIN PASSWORD '{PASSWORD}'")
 
-    def wait(self, database: str = DATABASE) -> None:
-        """The server lets sessions in. It does not for a moment after one of its processes was killed."""
+    @property
+    def times_ready(self) -> int:
+        """How often the server has said that it is ready: once more after each of its processes that was killed."""
+        return (self._folder / "log").read_bytes().count(b"database system is ready to accept connections")
+
+    def wait(self, database: str = DATABASE, times_ready: int = 0) -> None:
+        """The server lets sessions in, and has been ready so many times.
+
+        After one of its processes was killed it lets none in for a moment; before it has noticed, it still does.
+        """
         from adbc_driver_manager import Error
 
         self._forget_session()
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
+        while self.times_ready < times_ready and time.monotonic() < deadline:
+            time.sleep(0.02)
         while True:
             try:
                 return self.connect(database).close()

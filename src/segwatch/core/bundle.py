@@ -322,6 +322,9 @@ class ModelBundle:
             k, rows = shard
             return work(self._packed(k), positions[rows] - k * SHARD, rows)
 
+        if len(shards) < 2:
+            yield from map(at, shards)
+            return
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             yield from pool.map(at, shards)
 

@@ -21,7 +21,7 @@ struct Detectors {
   const float* vectors;
   const double *weights, *scaling, *tails;
   const int64_t* offsets;
-  int64_t n;
+  int64_t n, n_vectors;
   double gamma, clip, level, knee;
 };
 
@@ -186,12 +186,13 @@ struct Lenders {
       return false;
     }
     const int64_t* at = offsets.as<int64_t>();
-    bool is_rising = at[0] >= 0 && at[n] <= n_vectors;
+    bool is_rising = at[0] >= 0;
     for (int64_t k = 0; k < n; ++k) is_rising = is_rising && at[k] <= at[k + 1];
     if (!is_rising) {
-      PyErr_SetString(PyExc_ValueError, "the offsets do not fit the vectors");
+      PyErr_SetString(PyExc_ValueError, "the offsets do not rise");
       return false;
     }
+    all.n_vectors = n_vectors;
     all.vectors = vectors.as<float>(), all.weights = weights.as<double>(), all.offsets = at, all.n = n;
     all.scaling = scaling.as<double>(), all.tails = tails.as<double>();
     return true;
@@ -201,8 +202,9 @@ struct Lenders {
     if (!segments.holds(n_rows, sizeof(int64_t), "segments")) return false;
     for (int64_t i = 0; i < n_rows; ++i) {
       const int64_t k = segments.as<int64_t>()[i];
-      if (k < 0 || k >= all.n || all.offsets[k] == all.offsets[k + 1]) {
-        PyErr_SetString(PyExc_ValueError, "a row is of no segment that has a detector");
+      // A file that is wrong about one segment is no reason to refuse the others.
+      if (k < 0 || k >= all.n || all.offsets[k] == all.offsets[k + 1] || all.offsets[k + 1] > all.n_vectors) {
+        PyErr_SetString(PyExc_ValueError, "a row is of a segment that has no detector, or not all of it");
         return false;
       }
     }
