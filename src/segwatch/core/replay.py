@@ -152,28 +152,27 @@ def go_through(
     effects, z = np.zeros((2, len(groups.keys), n_times))
     shared = Shared(groups, effects, z, np.zeros((len(series), n_times), dtype=np.float32))
     contexts = np.empty((len(series), keep, len(CONTEXT)))
-    parts = _Parts(recursion, state)
-    for column in range(n_times):
-        values, period = series.at(column)
-        period, is_known, common = _expect(whole, recursion, state, pools, shared, column, period)
-        context = parts.context(period)
-        if whole.rollups is not None:
-            whole.rollups.fill(values, context[:, _EXPECTED])
-            series.values[whole.rollups.rows, column] = values[whole.rollups.rows]
-        own = recursion.features.own(values, context)
-        residual = own.z * own.sd
-        effects[:, column] = groups.effects(residual, own.sd)
-        z[:, column] = pools.scales.z(effects[:, column])
-        # A value that was nearer to a day like others was measured from there.
-        is_plain = own.is_former & np.isnan(state.former_level)
-        total = residual + np.where(is_plain, 0.0, period.effect)
-        _learn(whole, recursion, state, pools, shared, column, total, is_known, common)
-        pools.scales.update(effects[:, column])
-        shared.fill(context, column)
-        parts.update(values, context, period)
-        if column >= n_times - keep:
-            contexts[:, column - n_times + keep] = context
-    parts.close()
+    with _Parts(recursion, state) as parts:
+        for column in range(n_times):
+            values, period = series.at(column)
+            period, is_known, common = _expect(whole, recursion, state, pools, shared, column, period)
+            context = parts.context(period)
+            if whole.rollups is not None:
+                whole.rollups.fill(values, context[:, _EXPECTED])
+                series.values[whole.rollups.rows, column] = values[whole.rollups.rows]
+            own = recursion.features.own(values, context)
+            residual = own.z * own.sd
+            effects[:, column] = groups.effects(residual, own.sd)
+            z[:, column] = pools.scales.z(effects[:, column])
+            # A value that was nearer to a day like others was measured from there.
+            is_plain = own.is_former & np.isnan(state.former_level)
+            total = residual + np.where(is_plain, 0.0, period.effect)
+            _learn(whole, recursion, state, pools, shared, column, total, is_known, common)
+            pools.scales.update(effects[:, column])
+            shared.fill(context, column)
+            parts.update(values, context, period)
+            if column >= n_times - keep:
+                contexts[:, column - n_times + keep] = context
     return shared, contexts
 
 
@@ -206,7 +205,10 @@ class _Parts:
         cut = [[a[some] for some in self._slices] for a in (values, context)]
         list(self._pool.map(self._recursion.update, self._states, *cut, map(period.take, self._slices)))
 
-    def close(self) -> None:
+    def __enter__(self) -> _Parts:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         if self._pool is not None:
             self._pool.shutdown()
 

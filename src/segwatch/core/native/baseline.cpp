@@ -444,15 +444,14 @@ PyObject* features(PyObject*, PyObject* args) {
   if (k < 0 || k > MOST || m > MOST || !contexts.holds(m * N_CONTEXT, sizeof(double), "contexts") ||
       !values.holds(m * k, sizeof(double), "values") || !X.holds(m * k * N_FEATURES, sizeof(double), "X"))
     return nullptr;
-  Py_BEGIN_ALLOW_THREADS;
-  for (int64_t i = 0; i < m; ++i) {
-    const double* c = contexts.as<double>() + i * N_CONTEXT;
-    for (int64_t j = i * k; j < (i + 1) * k; ++j)
-      features_of(values.as<double>()[j], c, own_of(values.as<double>()[j], c, kind), kind,
-                  X.as<double>() + j * N_FEATURES);
-  }
-  Py_END_ALLOW_THREADS;
-  Py_RETURN_NONE;
+  return unlocked([&] {
+    for (int64_t i = 0; i < m; ++i) {
+      const double* c = contexts.as<double>() + i * N_CONTEXT;
+      for (int64_t j = i * k; j < (i + 1) * k; ++j)
+        features_of(values.as<double>()[j], c, own_of(values.as<double>()[j], c, kind), kind,
+                    X.as<double>() + j * N_FEATURES);
+    }
+  });
 }
 
 // (kind, values (m, k), contexts (m, N_CONTEXT), k, out z (m, k), out sd (m, k), out is_former (m, k))
@@ -470,14 +469,13 @@ PyObject* own(PyObject*, PyObject* args) {
       !values.holds(m * k, sizeof(double), "values") || !z.holds(m * k, sizeof(double), "z") ||
       !sd.holds(m * k, sizeof(double), "sd") || !is_former.holds(m * k, 1, "is_former"))
     return nullptr;
-  Py_BEGIN_ALLOW_THREADS;
-  for (int64_t i = 0; i < m; ++i)
-    for (int64_t j = i * k; j < (i + 1) * k; ++j) {
-      const Own found = own_of(values.as<double>()[j], contexts.as<double>() + i * N_CONTEXT, kind);
-      z.as<double>()[j] = found.z, sd.as<double>()[j] = found.sd, is_former.as<uint8_t>()[j] = found.is_former;
-    }
-  Py_END_ALLOW_THREADS;
-  Py_RETURN_NONE;
+  return unlocked([&] {
+    for (int64_t i = 0; i < m; ++i)
+      for (int64_t j = i * k; j < (i + 1) * k; ++j) {
+        const Own found = own_of(values.as<double>()[j], contexts.as<double>() + i * N_CONTEXT, kind);
+        z.as<double>()[j] = found.z, sd.as<double>()[j] = found.sd, is_former.as<uint8_t>()[j] = found.is_former;
+      }
+  });
 }
 
 // (rules, state, slot, units (n,), effects (n,), out contexts (n, N_CONTEXT))
@@ -498,12 +496,11 @@ PyObject* context(PyObject*, PyObject* args) {
   if (n > MOST || !units.holds(n, sizeof(double), "units") || !known.holds(n, sizeof(double), "effects") ||
       !contexts.holds(n * N_CONTEXT, sizeof(double), "contexts") || !state.take(tuple, rules, n))
     return nullptr;
-  Py_BEGIN_ALLOW_THREADS;
-  for (int64_t i = 0; i < n; ++i)
-    Segment(rules, state.fields, i)
-        .context(slot, units.as<double>()[i], known.as<double>()[i], contexts.as<double>() + i * N_CONTEXT);
-  Py_END_ALLOW_THREADS;
-  Py_RETURN_NONE;
+  return unlocked([&] {
+    for (int64_t i = 0; i < n; ++i)
+      Segment(rules, state.fields, i)
+          .context(slot, units.as<double>()[i], known.as<double>()[i], contexts.as<double>() + i * N_CONTEXT);
+  });
 }
 
 // (rules, state, slot, units (n,), effects (n,), values (n,), contexts (n, N_CONTEXT)); the state changes in place
@@ -525,13 +522,12 @@ PyObject* update(PyObject*, PyObject* args) {
       !values.holds(n, sizeof(double), "values") || !contexts.holds(n * N_CONTEXT, sizeof(double), "contexts") ||
       !state.take(tuple, rules, n))
     return nullptr;
-  Py_BEGIN_ALLOW_THREADS;
-  for (int64_t i = 0; i < n; ++i)
-    Segment(rules, state.fields, i)
-        .update(values.as<double>()[i], contexts.as<double>() + i * N_CONTEXT, slot, units.as<double>()[i],
-                known.as<double>()[i]);
-  Py_END_ALLOW_THREADS;
-  Py_RETURN_NONE;
+  return unlocked([&] {
+    for (int64_t i = 0; i < n; ++i)
+      Segment(rules, state.fields, i)
+          .update(values.as<double>()[i], contexts.as<double>() + i * N_CONTEXT, slot, units.as<double>()[i],
+                  known.as<double>()[i]);
+  });
 }
 
 // (rules, state, slots (n_times,), values (n, n_times), units (n, n_times or 1), known (n, n_times) float,
@@ -577,32 +573,31 @@ PyObject* run(PyObject*, PyObject* args) {
       PyErr_SetString(PyExc_ValueError, "a member is of no group");
       return nullptr;
     }
-  Py_BEGIN_ALLOW_THREADS;
-  for (int64_t i = 0; i < n; ++i) {
-    Segment segment(rules, state.fields, i);
-    for (int64_t t = 0; t < n_times; ++t) {
-      double c[N_CONTEXT];
-      const int64_t cell = i * n_times + t, slot = slots.as<int64_t>()[t];
-      const double value = values.as<double>()[cell], unit = units.as<double>()[is_constant ? i : cell];
-      const double effect = known.as<float>()[cell];
-      segment.context(slot, unit, effect, c);
-      for (int64_t m = 0; m < n_margins; ++m) {
-        const int64_t group = members.as<int64_t>()[m * n + i];
-        if (group < 0) continue;
-        const double own_z = z.as<double>()[group * n_times + t];
-        c[COMMON] += effects.as<double>()[group * n_times + t];
-        if (std::abs(own_z) > std::abs(c[COMMON_Z])) c[COMMON_Z] = own_z;
+  return unlocked([&] {
+    for (int64_t i = 0; i < n; ++i) {
+      Segment segment(rules, state.fields, i);
+      for (int64_t t = 0; t < n_times; ++t) {
+        double c[N_CONTEXT];
+        const int64_t cell = i * n_times + t, slot = slots.as<int64_t>()[t];
+        const double value = values.as<double>()[cell], unit = units.as<double>()[is_constant ? i : cell];
+        const double effect = known.as<float>()[cell];
+        segment.context(slot, unit, effect, c);
+        for (int64_t m = 0; m < n_margins; ++m) {
+          const int64_t group = members.as<int64_t>()[m * n + i];
+          if (group < 0) continue;
+          const double own_z = z.as<double>()[group * n_times + t];
+          c[COMMON] += effects.as<double>()[group * n_times + t];
+          if (std::abs(own_z) > std::abs(c[COMMON_Z])) c[COMMON_Z] = own_z;
+        }
+        if (t >= n_times - keep) {
+          const int64_t place = i * keep + t - (n_times - keep);
+          features_of(value, c, own_of(value, c, rules.kind), rules.kind, X.as<double>() + place * N_FEATURES);
+          if (has_contexts) std::copy(c, c + N_CONTEXT, contexts.as<double>() + place * N_CONTEXT);
+        }
+        segment.update(value, c, slot, unit, effect);
       }
-      if (t >= n_times - keep) {
-        const int64_t place = i * keep + t - (n_times - keep);
-        features_of(value, c, own_of(value, c, rules.kind), rules.kind, X.as<double>() + place * N_FEATURES);
-        if (has_contexts) std::copy(c, c + N_CONTEXT, contexts.as<double>() + place * N_CONTEXT);
-      }
-      segment.update(value, c, slot, unit, effect);
     }
-  }
-  Py_END_ALLOW_THREADS;
-  Py_RETURN_NONE;
+  });
 }
 
 }  // namespace segwatch

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <new>
 
 namespace segwatch {
 
@@ -54,6 +55,21 @@ struct Kernels {
 
 // Those of the widest instruction set that this processor has.
 const Kernels& best_kernels();
+
+// Does the work without the interpreter lock; None, or a MemoryError.
+template <class Work>
+PyObject* unlocked(const Work& work) {
+  bool has_memory = true;
+  Py_BEGIN_ALLOW_THREADS;
+  try {
+    work();
+  } catch (const std::bad_alloc&) {
+    has_memory = false;
+  }
+  Py_END_ALLOW_THREADS;
+  if (!has_memory) return PyErr_NoMemory();
+  Py_RETURN_NONE;
+}
 
 PyObject* score(PyObject*, PyObject*);
 PyObject* bounds(PyObject*, PyObject*);

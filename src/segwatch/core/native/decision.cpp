@@ -2,7 +2,6 @@
 // been flagged in a row's place (`alert_bounds` of decision.py, step by step); tests hold them equal.
 
 #include <algorithm>
-#include <new>
 #include <vector>
 
 #include "baseline.h"
@@ -226,20 +225,13 @@ PyObject* score(PyObject*, PyObject* args) {
   if (!scores.holds(n, sizeof(double), "scores") || !X.holds(n * N_FEATURES, sizeof(double), "X") ||
       !lenders.knows(segments, n))
     return nullptr;
-  bool has_memory = true;
-  Py_BEGIN_ALLOW_THREADS;
-  try {
+  return unlocked([&] {
     Detector detector(best_kernels(), lenders.all);
     for (int64_t i = 0; i < n; ++i) {
       detector.take(segments.as<int64_t>()[i]);
       scores.as<double>()[i] = detector.score(X.as<double>() + i * N_FEATURES);
     }
-  } catch (const std::bad_alloc&) {
-    has_memory = false;
-  }
-  Py_END_ALLOW_THREADS;
-  if (!has_memory) return PyErr_NoMemory();
-  Py_RETURN_NONE;
+  });
 }
 
 // (kind, detectors, segments (n,), values (n,), contexts (n, N_CONTEXT), thresholds (n,), passes (n,),
@@ -260,9 +252,7 @@ PyObject* bounds(PyObject*, PyObject* args) {
       !lower.holds(n, sizeof(double), "lower") || !upper.holds(n, sizeof(double), "upper") ||
       !lenders.knows(segments, n))
     return nullptr;
-  bool has_memory = true;
-  Py_BEGIN_ALLOW_THREADS;
-  try {
+  return unlocked([&] {
     Detector detector(best_kernels(), lenders.all);
     for (int64_t i = 0; i < n; ++i) {
       detector.take(segments.as<int64_t>()[i]);
@@ -270,12 +260,7 @@ PyObject* bounds(PyObject*, PyObject* args) {
       const Interval found = row.bounds(values.as<double>()[i], passes.as<uint8_t>()[i]);
       lower.as<double>()[i] = found.lower, upper.as<double>()[i] = found.upper;
     }
-  } catch (const std::bad_alloc&) {
-    has_memory = false;
-  }
-  Py_END_ALLOW_THREADS;
-  if (!has_memory) return PyErr_NoMemory();
-  Py_RETURN_NONE;
+  });
 }
 
 }  // namespace segwatch

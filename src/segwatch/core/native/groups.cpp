@@ -1,7 +1,6 @@
 // The robust backfitting of segwatch/core/groups.py, group by group as it is said there; tests hold the two equal.
 
 #include <algorithm>
-#include <new>
 #include <vector>
 
 #include "common.h"
@@ -97,16 +96,9 @@ PyObject* effects(PyObject*, PyObject* args) {
       PyErr_SetString(PyExc_ValueError, "a member is of no group");
       return nullptr;
     }
-  bool has_memory = true;
-  Py_BEGIN_ALLOW_THREADS;
-  try {
+  return unlocked([&] {
     fit(residuals.as<double>(), sd.as<double>(), members.as<int64_t>(), n, n_margins, n_groups, found.as<double>());
-  } catch (const std::bad_alloc&) {
-    has_memory = false;
-  }
-  Py_END_ALLOW_THREADS;
-  if (!has_memory) return PyErr_NoMemory();
-  Py_RETURN_NONE;
+  });
 }
 
 }  // namespace segwatch

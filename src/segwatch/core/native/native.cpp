@@ -364,9 +364,7 @@ PyObject* fit(PyObject*, PyObject* args) {
     return nullptr;
   }
   int64_t broken = -1;
-  bool has_memory = true;
-  Py_BEGIN_ALLOW_THREADS;
-  try {
+  PyObject* done = segwatch::unlocked([&] {
     Solver solver(*kernels, s);
     for (int64_t k = 0; k < n_segments && broken < 0; ++k) {
       const double* own = X.as<double>() + k * n_periods * n_features;
@@ -380,11 +378,9 @@ PyObject* fit(PyObject*, PyObject* args) {
                        scaled.as<float>() + k * most_rows * n_features, alpha.as<double>() + k * most_rows,
                        quantiles.as<double>() + k * s.n_levels);
     }
-  } catch (const std::bad_alloc&) {
-    has_memory = false;
-  }
-  Py_END_ALLOW_THREADS;
-  if (!has_memory) return PyErr_NoMemory();
+  });
+  if (!done) return nullptr;
+  Py_DECREF(done);
   return PyLong_FromLongLong(broken);
 }
 
