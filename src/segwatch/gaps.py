@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -33,10 +35,8 @@ def gaps_of(predictions: pa.Table, dimensions: Sequence[str], grain: Grain) -> t
     absent = predictions.filter(pc.and_(is_absent, pc.not_equal(predictions["reason"], LEFT_OUT)))
     found: dict[tuple[Values, int], list[np.datetime64]] = {}
     for ts in pc.unique(absent["ts"]).sort():
-        rows, missing = (
-            list(zip(*(table.filter(pc.equal(table["ts"], ts))[name].to_pylist() for name in dimensions), strict=True))
-            for table in (predictions, absent)
-        )
+        rows, lost = (table.filter(pc.equal(table["ts"], ts)).select(dimensions) for table in (predictions, absent))
+        missing = list(zip(*(lost[name].to_pylist() for name in dimensions), strict=True))
         period = np.datetime64(ts.as_py().replace(tzinfo=None), unit(grain))
         for one in _largest(rows, missing):
             found.setdefault(one, []).append(period)
@@ -48,17 +48,14 @@ def gaps_of(predictions: pa.Table, dimensions: Sequence[str], grain: Grain) -> t
     return tuple(sorted(gaps, key=lambda gap: (-gap.n_segments, gap.first - gap.last, gap.first, gap.segment)))
 
 
-def _largest(rows: Sequence[Values], missing: Sequence[Values]) -> Iterator[tuple[Values, int]]:
-    """Of a period's rows those missing that no larger one holds, with the number of their segments.
+def _largest(rows: pa.Table, missing: Sequence[Values]) -> Iterator[tuple[Values, int]]:
+    """Of a period's rows (of dimensions) those missing that no larger one holds, with the number of their segments.
 
     A roll-up is missing where all its segments are; one that lacks only most of them is not.
     """
     kept = {tuple(value is not None for value in values) for values in missing if None in values}
-    of_all, of_missing = (
-        Counter(_summed(values, pattern) for values in some if None not in values for pattern in kept)
-        for some in (rows, missing)
-    )
-    rollups = [values for values in missing if None in values and 0 < of_missing[values] == of_all[values]]
+    of_missing = Counter(_summed(values, pattern) for values in missing if None not in values for pattern in kept)
+    rollups = [v for v in missing if None in v and 0 < of_missing[v] == _n_segments(rows, v)]
     named: list[Values] = []
     for values in sorted(rollups, key=of_missing.__getitem__, reverse=True):
         if not any(_holds(one, values) for one in named):
@@ -71,6 +68,15 @@ def _largest(rows: Sequence[Values], missing: Sequence[Values]) -> Iterator[tupl
 
 def _summed(values: Values, kept: Sequence[bool]) -> Values:
     return tuple(value if keep else None for value, keep in zip(values, kept, strict=True))
+
+
+def _n_segments(rows: pa.Table, rollup: Values) -> int:
+    """How many of a period's rows are of segments that the roll-up sums."""
+    wanted: list[Any] = [
+        pc.is_valid(column) if value is None else pc.fill_null(pc.equal(column, value), False)
+        for column, value in zip(rows.columns, rollup, strict=True)
+    ]
+    return int(pc.sum(reduce(pc.and_, wanted)).as_py() or 0)
 
 
 def _holds(rollup: Values, values: Values) -> bool:

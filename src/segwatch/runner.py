@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.feather as feather
 
 from segwatch import steps
 from segwatch.core.bundle import ModelBundle
 from segwatch.core.compiled import notice
 from segwatch.core.evaluation import SAMPLE
 from segwatch.core.injection import Found
+from segwatch.core.observations import write_observations
 from segwatch.core.panel import build_panel
 from segwatch.core.segment import counted, label
 from segwatch.core.training import Progress
@@ -129,11 +129,11 @@ def train(run: Run, window: Window, *, force: bool = False) -> TrainSummary:
     clock = _Clock(run.observer)
     with _workspace(run) as work:
         with clock.step("extract"):
-            n_rows = steps.extract(run.warehouse, run.metric, window, work / "observations.arrow")
+            n_rows = steps.extract(run.warehouse, run.metric, window, work / "observations")
         with clock.step("preprocess"):
             calendar = run.warehouse.calendar(run.metric)
             segments = steps.preprocess(
-                work / "observations.arrow", run.metric, window, work / "panel", run.selection, calendar
+                work / "observations", run.metric, window, work / "panel", run.selection, calendar, work
             )
         with clock.step("train", len(segments)) as progress:
             bundle = steps.train(work / "panel", run.metric_name, run.metric, work / "bundle", progress)
@@ -174,11 +174,11 @@ def evaluate(run: Run, window: Window) -> EvaluateSummary:
     clock = _Clock(run.observer)
     with _workspace(run) as work:
         with clock.step("extract"):
-            steps.extract(run.warehouse, run.metric, window, work / "observations.arrow")
+            steps.extract(run.warehouse, run.metric, window, work / "observations")
         with clock.step("preprocess"):
             calendar = run.warehouse.calendar(run.metric)
             segments = steps.preprocess(
-                work / "observations.arrow", run.metric, window, work / "panel", run.selection, calendar
+                work / "observations", run.metric, window, work / "panel", run.selection, calendar, work
             )
         with clock.step("evaluate", len(segments)) as progress:
             found = steps.detectability(work / "panel", run.metric, progress)
@@ -230,8 +230,8 @@ def _backtest_week(
         )
     work.mkdir()
     before = Window(first, window.start, window.grain)
-    feather.write_feather(_within(observations, before), str(work / "observations.arrow"))
-    steps.preprocess(work / "observations.arrow", run.metric, before, work / "panel", {}, calendar)
+    write_observations([_within(observations, before)], run.metric.dimensions, work / "observations")
+    steps.preprocess(work / "observations", run.metric, before, work / "panel", {}, calendar, work)
     bundle = steps.train(work / "panel", run.metric_name, run.metric, work / "bundle")
     rows = _within(observations, steps.reading_window(bundle, window))
     stamp = {"model_version": "", "run_id": run.run_id, "scored_at": run.now}
@@ -256,7 +256,7 @@ def infer(run: Run, window: Window, *, keep_features: bool = False) -> InferSumm
         with clock.step("resolve"):
             run.warehouse.sweep_features(run.now)
             version, bundle = steps.resolve(run.registry, run.metric_name, run.metric, work / "bundle")
-        predictions, table = _score(run, window, version, bundle, clock, keep_features)
+        predictions, table = _score(run, window, version, bundle, clock, keep_features, work)
         with clock.step("publish"):
             n_rows = steps.publish(
                 run.warehouse, run.predictions_table, run.metric_name, window, predictions, run.selection
@@ -265,14 +265,14 @@ def infer(run: Run, window: Window, *, keep_features: bool = False) -> InferSumm
 
 
 def _score(
-    run: Run, window: Window, version: ModelVersion, bundle: ModelBundle, clock: _Clock, keep_features: bool
+    run: Run, window: Window, version: ModelVersion, bundle: ModelBundle, clock: _Clock, keep_features: bool, work: Path
 ) -> tuple[pa.Table, str | None]:
     """Predictions of the selected rows, and the name of the feature table where it was kept."""
     stamp = {"model_version": version.version, "run_id": run.run_id, "scored_at": run.now}
     features = None
     try:
         with clock.step("featurize"):
-            features = steps.featurize(run.warehouse, run.metric, bundle, window, run.run_id, run.now)
+            features = steps.featurize(run.warehouse, run.metric, bundle, window, run.run_id, run.now, work)
         with clock.step("predict", features.n_scorable) as progress:
             predictions = steps.predict(run.warehouse, features, run.metric_name, run.metric, bundle, stamp, progress)
     finally:

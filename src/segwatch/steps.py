@@ -9,10 +9,10 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from segwatch.core.features import CONTEXT, FEATURES, FeatureSet
 from segwatch.core.groups import Groups
 from segwatch.core.injection import Found, as_metrics, inject
 from segwatch.core.noise import Kind
+from segwatch.core.observations import Observations, write_observations
 from segwatch.core.panel import Bools, Floats, History, Ints, Panel, Segments, build_panel
 from segwatch.core.replay import Pools, Series, Whole, go_through
 from segwatch.core.rollup import Rollups, with_rollups
@@ -45,7 +46,6 @@ from segwatch.warehouses.base import Warehouse
 # As many segments say how much their size class would see.
 INJECTED_INTO = 100
 FEATURES_KEPT_FOR = dt.timedelta(days=1)
-_ROWS_OF_A_BATCH = 1_000_000
 _PREFIX = "dimension_"
 Texts = np.ndarray[tuple[int, int], np.dtype[np.object_]]
 _SHIFT = b"segwatch.shift"
@@ -74,58 +74,42 @@ def rules(metric: Metric) -> Rules:
 
 
 def extract(warehouse: Warehouse, metric: Metric, window: Window, to: Path) -> int:
-    """The file `to` holds the Window's observations; returns how many."""
-    n_rows = 0
-    with ExitStack() as files:
-        writer: pa.ipc.RecordBatchFileWriter | None = None
-        for part in warehouse.observation_parts(metric, window):
-            if writer is None:
-                options = pa.ipc.IpcWriteOptions(compression="lz4")
-                writer = files.enter_context(pa.ipc.new_file(str(to), part.schema, options=options))
-            writer.write_table(part, _ROWS_OF_A_BATCH)
-            n_rows += part.num_rows
-    return n_rows
-
-
-class _Observations:
-    """The tables of a file that `extract` wrote, one after the other, as often as they are asked for."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __iter__(self) -> Iterator[pa.Table]:
-        with pa.ipc.open_file(str(self._path)) as reader:
-            for i in range(reader.num_record_batches):
-                yield pa.Table.from_batches([reader.get_batch(i)])
+    """The directory `to` holds the Window's observations; returns how many."""
+    return write_observations(warehouse.observation_parts(metric, window), metric.dimensions, to)
 
 
 def preprocess(
-    observations: Path,
+    extracted: Path,
     metric: Metric,
     window: Window,
     to: Path,
     selection: Selection,
     calendar: pa.Table | None = None,
+    room: Path | None = None,
 ) -> Segments:
     """The directory `to` holds the Panel of the selected segments, prepared for training; see `Prepared`.
 
-    calendar: the user's own days, as `Warehouse.calendar` gives them.
+    extracted: what `extract` wrote. calendar: the user's own days, as `Warehouse.calendar` gives them. room: a
+    directory for matrices that are larger than memory, of the same file system as `to` at best.
     Raises DataError if no segment is selected.
     """
-    panel = build_panel(_Observations(observations), metric.dimensions, window, metric.missing)
-    whole = whole_panel(panel, metric)
-    days = days_of(metric, whole.segments, window, calendar)
-    prepared = Prepared.of(whole.without(days.masked()) if days else whole, metric.recursion, days)
-    if selection:
-        # Chosen only now: whether data arrived, and what groups share, is seen from all segments.
-        prepared = prepared.take(_selected(prepared.panel, selection))
-    prepared.save(to)
+    with TemporaryDirectory(dir=room) as made:
+        panel = build_panel(Observations.open(extracted), metric.dimensions, window, metric.missing, room=Path(made))
+        whole = whole_panel(panel, metric, Path(made))
+        days = days_of(metric, whole.segments, window, calendar)
+        if days:
+            days.mask(whole)
+        prepared = Prepared.of(whole, metric.recursion, days, Path(made))
+        if selection:
+            # Chosen only now: whether data arrived, and what groups share, is seen from all segments.
+            prepared = prepared.take(_selected(prepared.panel, selection))
+        prepared.save(to)
     return prepared.panel.segments
 
 
-def whole_panel(panel: Panel, metric: Metric) -> Panel:
-    """The Panel with the roll-ups that the metric asks for."""
-    return _with_rollups(panel, metric.max_rollup_order, metric.feature_set)
+def whole_panel(panel: Panel, metric: Metric, room: Path | None = None) -> Panel:
+    """The Panel with the roll-ups that the metric asks for; room: see `matrix.new`."""
+    return _with_rollups(panel, metric.max_rollup_order, metric.feature_set, room=room)
 
 
 def days_of(metric: Metric, segments: Segments, window: Window, calendar: pa.Table | None) -> Days | None:
@@ -390,15 +374,24 @@ class FeatureRows:
 
 
 def featurize(
-    warehouse: Warehouse, metric: Metric, bundle: ModelBundle, window: Window, run_id: str, now: dt.datetime
+    warehouse: Warehouse,
+    metric: Metric,
+    bundle: ModelBundle,
+    window: Window,
+    run_id: str,
+    now: dt.datetime,
+    room: Path | None = None,
 ) -> FeatureRows:
     """A temporary table holds the Window's rows: keys, value, status, and where it is ok context and features.
 
+    room: see `preprocess`.
     Raises ModelError if the model is older than `max_model_age` allows.
     """
     _check_age(bundle, metric, window)
-    observations = warehouse.observations(metric, reading_window(bundle, window))
-    rows = feature_rows(observations, metric, bundle, window, warehouse.calendar(metric))
+    with TemporaryDirectory(dir=room) as made:
+        extract(warehouse, metric, reading_window(bundle, window), Path(made) / "observations")
+        read = Observations.open(Path(made) / "observations")
+        rows = feature_rows(read, metric, bundle, window, warehouse.calendar(metric), Path(made))
     name = warehouse.write_features(run_id, rows, now + FEATURES_KEPT_FOR)
     return FeatureRows(name, rows.num_rows, rows.num_rows - rows[FEATURES[0]].null_count)
 
@@ -413,37 +406,45 @@ def reading_window(bundle: ModelBundle, window: Window) -> Window:
 
 
 def feature_rows(
-    observations: pa.Table, metric: Metric, bundle: ModelBundle, window: Window, calendar: pa.Table | None
+    observations: pa.Table | Observations,
+    metric: Metric,
+    bundle: ModelBundle,
+    window: Window,
+    calendar: pa.Table | None,
+    room: Path | None = None,
 ) -> pa.Table:
     """The Window's rows from observations of its `reading_window`, as `featurize` writes them; calendar: see
-    `preprocess`."""
+    `preprocess`, room: `matrix.new`."""
     wide = reading_window(bundle, window)
     features = bundle.feature_set
-    leaves = build_panel(observations, metric.dimensions, wide, metric.missing, bundle.history.leaves)
-    panel = _with_rollups(leaves, bundle.manifest["max_rollup_order"], features, bundle.history)
+    leaves = build_panel(observations, metric.dimensions, wide, metric.missing, bundle.history.leaves, room)
+    panel = _with_rollups(leaves, bundle.manifest["max_rollup_order"], features, bundle.history, room)
     groups = Groups.of(panel.segments)
     goes_on = wide.start == bundle.window.end
     state = _states(panel, bundle, goes_on)
     pools = bundle.pools(groups) if goes_on else Pools.fresh(groups)
     days = days_of(metric, panel.segments, wide, calendar)
-    left_out = days.masked() if days else np.zeros(panel.values.shape, dtype=bool)
-    panel = panel.without(left_out)
+    if days:
+        days.mask(panel)
     whole = Whole(Series.of(panel, state.scale, bundle.recursion.timezone), groups, Rollups.of(panel), days)
-    _, contexts = go_through(whole, bundle.recursion, state, pools, len(window))
-    status = _status(panel, bundle, window, features.is_complete(contexts))
+    _, contexts = go_through(whole, bundle.recursion, state, pools, len(window), room)
+    panel = panel.last(len(window))
+    status = _status(panel, bundle, features.is_complete(contexts))
+    left_out = days.masked(slice(-len(window), None)) if days else np.zeros(status.shape, dtype=bool)
     born = window.times[None, :] >= panel.history.first_seen[:, None]
     tables = []
     for part in panel.chunks(500_000):
         i, j = np.nonzero(born[part])
         at = i + part.start
-        table = _feature_table(panel, bundle, window, at, j, status, contexts)
-        tables.append(_with_left_out(table, left_out[:, -len(window) :][at, j]))
+        tables.append(_with_left_out(_feature_table(panel, bundle, at, j, status, contexts), left_out[at, j]))
     return pa.concat_tables(tables)
 
 
-def _with_rollups(panel: Panel, max_order: int, features: FeatureSet, known: History | None = None) -> Panel:
+def _with_rollups(
+    panel: Panel, max_order: int, features: FeatureSet, known: History | None = None, room: Path | None = None
+) -> Panel:
     """The Panel with its roll-ups; values of any sign, as temperatures are, have none."""
-    return with_rollups(panel, max_order, known) if features.is_count else panel
+    return with_rollups(panel, max_order, known, room) if features.is_count else panel
 
 
 def _states(panel: Panel, bundle: ModelBundle, goes_on: bool) -> Baseline:
@@ -458,15 +459,14 @@ def _states(panel: Panel, bundle: ModelBundle, goes_on: bool) -> Baseline:
     return Baseline.fresh(np.concatenate([known.scale, scale]), features)
 
 
-def _status(panel: Panel, bundle: ModelBundle, window: Window, is_complete: Bools) -> Texts:
-    """(n_segments, n_times) statuses of the Window's rows."""
+def _status(panel: Panel, bundle: ModelBundle, is_complete: Bools) -> Texts:
+    """(n_segments, n_times) statuses of the Panel's rows."""
     n_new = len(panel.segments) - len(bundle.status)
     of_segments = np.array([*bundle.status, *["new_segment"] * n_new], dtype=object)
-    status = np.repeat(of_segments[:, None], len(window), axis=1)
+    status = np.repeat(of_segments[:, None], len(panel.window), axis=1)
     fitted = status == "ok"
-    values = np.asarray(panel.values)[:, -len(window) :]
-    status[fitted & (np.isnan(values) | ~is_complete)] = "no_data"
-    status[fitted & panel.ended(ended_after(bundle.feature_set))[:, -len(window) :]] = "ended"
+    status[fitted & (np.isnan(panel.values) | ~is_complete)] = "no_data"
+    status[fitted & panel.ended(ended_after(bundle.feature_set))] = "ended"
     return status
 
 
@@ -480,30 +480,30 @@ def _check_age(bundle: ModelBundle, metric: Metric, window: Window) -> None:
 
 
 def _feature_table(
-    panel: Panel, bundle: ModelBundle, window: Window, positions: Ints, columns: Ints, status: Texts, contexts: Floats
+    panel: Panel, bundle: ModelBundle, positions: Ints, columns: Ints, status: Texts, contexts: Floats
 ) -> pa.Table:
-    """The rows of the segments at `positions` and the Window's periods at `columns`, (n_rows,) each."""
-    values = np.asarray(panel.values)[:, -len(window) :][positions, columns]
+    """The rows of the segments at `positions` and the periods at `columns`, (n_rows,) each."""
+    values = panel.values[positions, columns]
     if panel.exposure is not None:
-        values = values / np.asarray(panel.exposure)[:, -len(window) :][positions, columns]
+        values = values / panel.exposure[positions, columns]
     context, of_rows = contexts[positions, columns], status[positions, columns]
     ok = of_rows == "ok"
     # A segment that ended keeps its score: it would be wrong of a table to have holes where nothing is missing.
     scorable = ok | ((of_rows == "ended") & ~np.isnan(values) & bundle.feature_set.is_complete(context))
     X = bundle.feature_set.features(values, context)
-    segments = panel.segments
-    reasons = [
-        None if good else _reason(panel, bundle, int(i), s, v)
-        for good, i, s, v in zip(ok, positions, of_rows, values, strict=True)
-    ]
+    segments = panel.segments.take(np.arange(positions[0], positions[-1] + 1)) if len(positions) else panel.segments
+    texts = {
+        "segment_id": pa.array(segments.ids, pa.string()),
+        **segments.columns(_PREFIX),
+        "level": pa.array(segments.levels, pa.string()),
+    }
+    reasons = np.full(len(positions), None)
+    for k in np.flatnonzero(~ok):
+        reasons[k] = _reason(panel, bundle, int(positions[k]), of_rows[k], values[k])
+    of_texts = pa.array(positions - positions[0] if len(positions) else positions)
     table: dict[str, pa.Array] = {
-        "segment_id": pa.array([segments.ids[i] for i in positions], pa.string()),
-        **{
-            _PREFIX + name: pa.array([segments.values[i][d] for i in positions], pa.string())
-            for d, name in enumerate(segments.dimensions)
-        },
-        "level": pa.array([segments.levels[i] for i in positions], pa.string()),
-        "ts": pa.array(window.times[columns].astype("datetime64[us]")),
+        **{name: texts[name].take(of_texts) for name in texts},
+        "ts": pa.array(panel.window.times[columns].astype("datetime64[us]")),
         "value": pa.array(values, from_pandas=True),
         "status": pa.array(of_rows, pa.string()),
         "reason": pa.array(reasons, pa.string()),
@@ -559,7 +559,7 @@ def predict_rows(
     has_features = pc.is_valid(rows[FEATURES[0]])
     ok = rows.filter(has_features)
     contexts, X = (np.column_stack([ok[name].to_numpy() for name in names]) for names in (CONTEXT, FEATURES))
-    ids = ok["segment_id"].to_pylist()
+    ids = ok["segment_id"].combine_chunks()
     periods = ok["ts"].to_numpy().astype("datetime64[us]").astype(np.int64)
     values = ok["value"].to_numpy()
     floors = Floors(metric.min_impact, metric.min_impact_share)

@@ -128,7 +128,8 @@ def test_masked_days_teach_nothing_and_are_not_scored():
     outage = [Occasion(date(700), date(704), "outage", is_masked=True)]
     panel = panel_of(broken, NAMES, DIMENSIONS)
     days = lay_out(outage, panel.segments, panel.window)
-    masked = Prepared.of(panel.without(days.masked()), DAY, days)
+    days.mask(panel)
+    masked = Prepared.of(panel, DAY, days)
     rows = Rows.of(masked, N_TIMES)
     assert not rows.is_complete[:, 700:705].any() and rows.is_complete[:, 705:].all()
     assert np.abs(rows.X[:, 705:712, 0]).mean() < 1.5

@@ -30,8 +30,9 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from segwatch.core import compiled
+from segwatch.core import compiled, matrix
 from segwatch.core.baseline import Baseline, Recursion
 from segwatch.core.calibration import Calibration, alert_thresholds, pooled
 from segwatch.core.detector import Detector, Packed, check_rows, packed
@@ -176,9 +177,9 @@ class ModelBundle:
         """How the states go on."""
         return Recursion(self.feature_set, self.manifest["adapt_after"], self.manifest["timezone"])
 
-    def state(self) -> Baseline:
-        """The segments' states at the end of training, a copy that may be changed."""
-        return Baseline.from_table(self._segments)
+    def state(self, positions: Ints | None = None) -> Baseline:
+        """The states at the end of training of all segments, or of those at some positions; a copy that may change."""
+        return Baseline.from_table(self._segments if positions is None else self._segments.take(pa.array(positions)))
 
     def pools(self, groups: Groups) -> Pools:
         """What training learned from all segments together, for groups of whom it may not know all; a copy."""
@@ -264,22 +265,31 @@ class ModelBundle:
             self.reason[position],
         )
 
-    def groups(self, segment_ids: Sequence[str]) -> Iterator[tuple[int, Ints]]:
-        """Position of each segment that the ids name, with the rows that name it.
+    def positions(self, segment_ids: Sequence[str] | pa.Array) -> Ints:
+        """(n_rows,) position of the segment that each id names.
 
         Raises DataError if an id is of no known segment.
         """
-        codes = pa.array(segment_ids, pa.string()).dictionary_encode()
-        indices = codes.indices.to_numpy()
-        order = np.argsort(indices, kind="stable")
-        edges = np.searchsorted(indices[order], np.arange(len(codes.dictionary) + 1))
-        for code, id_ in enumerate(codes.dictionary.to_pylist()):
-            position = self.history.segments.position.get(id_)
-            if position is None:
-                raise DataError(f"segment id {id_} is not in this model: train again to include it")
-            yield position, order[edges[code] : edges[code + 1]]
+        ids = pa.array(segment_ids, pa.string())
+        found = pc.index_in(ids, self._segments["segment_id"].combine_chunks())
+        if found.null_count:
+            unknown = ids.filter(pc.is_null(found))[0].as_py()
+            raise DataError(f"segment id {unknown} is not in this model: train again to include it")
+        return found.to_numpy().astype(np.int64)
 
-    def score(self, segment_ids: Sequence[str], X: Floats) -> tuple[Floats, Floats]:
+    @cached_property
+    def _is_fitted(self) -> npt.NDArray[np.bool_]:
+        return np.array([status == "ok" for status in self.status], dtype=bool)
+
+    def groups(self, segment_ids: Sequence[str] | pa.Array) -> Iterator[tuple[int, Ints]]:
+        """Position of each segment that the ids name, with the rows that name it; errors as of `positions`."""
+        positions = self.positions(segment_ids)
+        order = np.argsort(positions, kind="stable")
+        named, edges = np.unique(positions[order], return_index=True)
+        if len(named):
+            yield from zip(named.tolist(), np.split(order, edges[1:]), strict=True)
+
+    def score(self, segment_ids: Sequence[str] | pa.Array, X: Floats) -> tuple[Floats, Floats]:
         """Scores and p-values (n_rows,) of rows X (n_rows, n_features), each by its own segment's detector.
 
         Raises DataError for an unknown segment or an incomplete row, ModelError for a segment without a detector.
@@ -304,16 +314,15 @@ class ModelBundle:
             pass
         return scores, p_values
 
-    def by_shard(self, segment_ids: Sequence[str], work: Callable[[Packed, Ints, Ints], T]) -> Iterator[T]:
+    def by_shard(self, segment_ids: Sequence[str] | pa.Array, work: Callable[[Packed, Ints, Ints], T]) -> Iterator[T]:
         """What `work` makes of each shard's rows, on every core: of its detectors, each row's segment among them, and
         the rows.
 
         Raises DataError for an unknown segment, ModelError for one without a detector.
         """
-        positions = np.empty(len(segment_ids), dtype=np.int64)
-        for position, rows in self.groups(segment_ids):
-            self._check_fitted(position)
-            positions[rows] = position
+        positions = self.positions(segment_ids)
+        for position in np.unique(positions[~self._is_fitted[positions]]):
+            self._check_fitted(int(position))
         order = np.argsort(positions, kind="stable")
         edges = np.searchsorted(positions[order], np.arange(0, len(self.status) + SHARD, SHARD))
         shards = [(k, order[a:b]) for k, (a, b) in enumerate(pairwise(edges.tolist())) if b > a]
@@ -343,20 +352,18 @@ class ModelBundle:
             np.stack([drawn.location, drawn.scale, drawn.stretch], axis=1),
         )
 
-    def predict(self, segment_ids: Sequence[str], X: Floats) -> tuple[Ints, Floats, Floats]:
+    def predict(self, segment_ids: Sequence[str] | pa.Array, X: Floats) -> tuple[Ints, Floats, Floats]:
         """Predictions (+1 and -1), scores and p-values (n_rows,) of rows X, with the errors of `score`."""
         scores, p_values = self.score(segment_ids, X)
         return np.where(p_values <= self.rules.alpha, -1, 1), scores, p_values
 
-    def shift(self, segment_ids: Sequence[str], X: Floats) -> dict[str, float]:
+    def shift(self, segment_ids: Sequence[str] | pa.Array, X: Floats) -> dict[str, float]:
         """By feature, how far half of the rows X (n_rows, n_features) lie from training's median, in its spreads.
 
         About 0 where the data are as they were, whatever single rows do. Raises DataError for an unknown segment.
         """
-        scaled = np.empty(X.shape)
-        for position, rows in self.groups(segment_ids):
-            center, spread = (self._parameters[name][position] for name in ("center", "spread"))
-            scaled[rows] = (X[rows] - center) / spread
+        positions = self.positions(segment_ids)
+        scaled = (X - self._parameters["center"][positions]) / self._parameters["spread"][positions]
         return {name: float(np.median(scaled[:, k])) for k, name in enumerate(FEATURES)} if len(X) else {}
 
     def predict_frame(self, frame: Any) -> Any:
@@ -452,10 +459,11 @@ def _write_groups(path: Path, keys: Sequence[Key], pools: Pools) -> None:
 def data_digest(panel: Panel) -> str:
     """sha256 of the Panel's segments and values: the same data, the same digest."""
     digest = hashlib.sha256("\n".join(panel.segments.ids).encode())
-    for matrix in (panel.values, panel.exposure):
-        if matrix is not None:
-            for rows in panel.chunks():
-                digest.update(np.ascontiguousarray(matrix[rows]).tobytes())
+    for values in (panel.values, panel.exposure):
+        if values is not None:
+            for periods in matrix.columns(values):
+                digest.update(np.ascontiguousarray(values[:, periods].T).tobytes())
+                matrix.release(values)
     return digest.hexdigest()
 
 

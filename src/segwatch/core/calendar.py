@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from segwatch.core.panel import Bools, Ints, Segments
+from segwatch.core.panel import Bools, Ints, Panel, Segments
 from segwatch.core.segment import Values
 from segwatch.core.window import Window
 
@@ -58,9 +58,17 @@ class Days:
         """(n_segments,) codes of a period."""
         return np.asarray(self.codes[self.profile, column])
 
-    def masked(self) -> Bools:
-        """(n_segments, n_times)."""
-        return np.asarray(self.is_masked[self.profile])
+    def masked(self, periods: slice = slice(None)) -> Bools:
+        """(n_segments, n_periods)."""
+        return np.asarray(self.is_masked[:, periods][self.profile])
+
+    def mask(self, panel: Panel) -> None:
+        """What is masked is, in place, no longer observed."""
+        for column in np.flatnonzero(self.is_masked.any(axis=0)):
+            rows = self.is_masked[self.profile, column]
+            panel.values[rows, column] = np.nan
+            if panel.exposure is not None:
+                panel.exposure[rows, column] = np.nan
 
 
 def lay_out(occasions: Iterable[Occasion], segments: Segments, window: Window) -> Days | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from segwatch.core import compiled
 from segwatch.core.bundle import ModelBundle, Rules
@@ -52,7 +53,7 @@ class Floors:
 
 def decide(
     bundle: ModelBundle,
-    segment_ids: Sequence[str],
+    segment_ids: Sequence[str] | pa.Array,
     periods: npt.NDArray[np.int64],
     values: Floats,
     contexts: Floats,
@@ -100,7 +101,7 @@ def decide(
 
 def _bounds(
     bundle: ModelBundle,
-    segment_ids: Sequence[str],
+    segment_ids: Sequence[str] | pa.Array,
     values: Floats,
     contexts: Floats,
     thresholds: Floats,

@@ -91,12 +91,13 @@ def _goes_on(bundle: ModelBundle, sample: Prepared, unseen: int, keep: int) -> F
 
     What a candidate has learned of data that were spoilt must not make the champion as bad.
     """
-    known = bundle.state()
     places = bundle.history.segments.position
-    at = np.array([places.get(id_, len(known)) for id_ in sample.panel.segments.ids], dtype=np.int64)
-    state = known.joined(Baseline.fresh(sample.scale, bundle.feature_set))
+    at = np.array([places.get(id_, -1) for id_ in sample.panel.segments.ids], dtype=np.int64)
+    known = bundle.state(at[at >= 0])
     # Those that the bundle has not met are new to it; they have no detector either.
-    state = state.take(np.where(at < len(known), at, len(known) + np.arange(len(at))))
+    fresh = Baseline.fresh(sample.scale[at < 0], bundle.feature_set)
+    order = np.argsort(np.concatenate([np.flatnonzero(at >= 0), np.flatnonzero(at < 0)]))
+    state = known.joined(fresh).take(order)
     series = Series.of(sample.panel, state.scale, bundle.recursion.timezone).since(unseen)
     return contexts_of(series, bundle.recursion, state, sample.shared.since(unseen), keep)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.feather as feather
 
+from segwatch.core import matrix
+from segwatch.core.observations import Observations
 from segwatch.core.segment import Values, label, level, segment_id
 from segwatch.core.window import Times, Window, length, unit
 from segwatch.errors import DataError
@@ -26,8 +28,6 @@ Ints = npt.NDArray[np.int64]
 
 # Keeps a dimension named like one of our own columns apart from it.
 _PREFIX = "dimension."
-# Of a Panel that are worked on at a time.
-_CELLS = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,24 @@ class Segments:
         return {id_: i for i, id_ in enumerate(self.ids)}
 
     def take(self, positions: Sequence[int] | Ints) -> Segments:
-        return Segments(self.dimensions, tuple(self.values[i] for i in positions))
+        taken = Segments(self.dimensions, tuple(self.values[i] for i in positions))
+        if "ids" in self.__dict__:
+            taken.__dict__["ids"] = tuple(self.ids[i] for i in positions)
+        return taken
+
+    def joined(self, other: Segments) -> Segments:
+        """These segments and the others after them."""
+        joined = Segments(self.dimensions, self.values + other.values)
+        if "ids" in self.__dict__:
+            joined.__dict__["ids"] = self.ids + other.ids
+        return joined
+
+    @cached_property
+    def codes(self) -> Ints:
+        """(n_dimensions, n_segments), a number for each value of a dimension, -1 where it is summed out."""
+        columns = [column.dictionary_encode() for column in self.columns().values()]
+        codes = [pc.fill_null(column.indices, -1).to_numpy(zero_copy_only=False) for column in columns]
+        return np.array(codes, dtype=np.int64).reshape(len(self.dimensions), len(self))
 
     def columns(self, prefix: str = "") -> dict[str, pa.Array]:
         """One string array for each dimension, named by it."""
@@ -74,10 +91,14 @@ class Segments:
 
     @classmethod
     def from_columns(cls, dimensions: Sequence[str], table: pa.Table, prefix: str = "") -> Segments:
-        """Inverse of `columns`; other columns of the table are ignored."""
+        """Inverse of `columns`; of other columns of the table only segment_id counts."""
         lists = [table[prefix + name].to_pylist() for name in dimensions]
         values = zip(*lists, strict=True) if lists else [()] * table.num_rows
-        return cls(tuple(dimensions), tuple(values))
+        segments = cls(tuple(dimensions), tuple(values))
+        if "segment_id" in table.column_names:
+            # They take a second of 100,000 to find.
+            segments.__dict__["ids"] = tuple(table["segment_id"].to_pylist())
+        return segments
 
 
 @dataclass(frozen=True)
@@ -121,16 +142,17 @@ class Panel:
     def segments(self) -> Segments:
         return self.history.segments
 
-    def take(self, positions: Sequence[int] | Ints) -> Panel:
-        """The Panel of some of its segments."""
+    def take(self, positions: Sequence[int] | Ints, room: Path | None = None) -> Panel:
+        """The Panel of some of its segments; room: see `matrix.new`."""
         rows = np.asarray(positions, dtype=np.int64)
-        exposure = None if self.exposure is None else self.exposure[rows]
-        return Panel(self.history.take(positions), self.window, self.values[rows], exposure)
+        exposure = None if self.exposure is None else matrix.take(self.exposure, rows, room)
+        return Panel(self.history.take(positions), self.window, matrix.take(self.values, rows, room), exposure)
 
-    def without(self, cells: Bools) -> Panel:
-        """The Panel, some cells (n_segments, n_times) not observed."""
-        exposure = None if self.exposure is None else np.where(cells, np.nan, self.exposure)
-        return Panel(self.history, self.window, np.where(cells, np.nan, self.values), exposure)
+    def last(self, n_periods: int) -> Panel:
+        """The Panel of the last periods, in memory."""
+        window = Window(self.window.times[-n_periods], self.window.end, self.window.grain)
+        values, exposure = (m if m is None else np.array(m[:, -n_periods:]) for m in (self.values, self.exposure))
+        return Panel(self.history, window, values, exposure)  # type: ignore[arg-type]
 
     def ended(self, periods: int) -> Bools:
         """(n_segments, n_times), True from `periods` after a segment's last row on."""
@@ -147,9 +169,9 @@ class Panel:
     def save(self, directory: Path) -> None:
         """The directory holds the Panel; `Panel.load` reads it back."""
         directory.mkdir(parents=True)
-        np.save(directory / "values.npy", self.values, allow_pickle=False)
+        matrix.save(self.values, directory / "values.npy")
         if self.exposure is not None:
-            np.save(directory / "exposure.npy", self.exposure, allow_pickle=False)
+            matrix.save(self.exposure, directory / "exposure.npy")
         feather.write_feather(
             pa.table(history_columns(self.history)), str(directory / "segments.arrow"), compression="lz4"
         )
@@ -164,13 +186,8 @@ class Panel:
         table = feather.read_table(str(directory / "segments.arrow"))
         history = history_from_table(table, document["dimensions"], window)
         has_exposure = (directory / "exposure.npy").exists()
-        exposure = _mapped(directory / "exposure.npy") if has_exposure else None
-        return cls(history, window, _mapped(directory / "values.npy"), exposure)
-
-
-def _mapped(path: Path) -> Floats:
-    matrix: Floats = np.load(path, mmap_mode="r", allow_pickle=False)
-    return matrix
+        exposure = matrix.load(directory / "exposure.npy") if has_exposure else None
+        return cls(history, window, matrix.load(directory / "values.npy"), exposure)
 
 
 def history_from_table(table: pa.Table, dimensions: Sequence[str], window: Window) -> History:
@@ -189,54 +206,47 @@ def history_columns(history: History) -> dict[str, pa.Array]:
 
 
 def build_panel(
-    observations: pa.Table | Iterable[pa.Table],
+    observations: pa.Table | Observations,
     dimensions: Sequence[str],
     window: Window,
     missing: Missing,
     known: History | None = None,
+    room: Path | None = None,
 ) -> Panel:
     """The Panel of a Window from its observations (see `observations_schema`), in any row order.
 
-    observations: one table, or several that are gone through twice, of which one at a time is in memory.
     missing: "zero" for counts, where GROUP BY drops what did not happen: a lone absent row is 0, while a period
     without a row for a whole value of a dimension, or for the whole table, is a gap; "gap" where every absence is.
     Observations with a denominator make the Panel of a ratio: whatever `missing` is, every absence is a gap, and so is
     a denominator of zero, where nothing was tried.
-    known: segments met before this Window, which keep their place and their first row.
+    known: segments met before this Window, which keep their place and their first row. room: see `matrix.new`.
     Raises DataError if the table holds several rows of one segment and period and they cannot be summed, being of
     neither a count nor a ratio, or if a ratio has no denominator above zero and no segment is known.
     """
-    tables = [observations] if isinstance(observations, pa.Table) else observations
-    met, is_ratio = _Met(dimensions, window), False
-    for table in tables:
-        is_ratio = "denominator" in table.column_names
-        if missing == "gap" and not is_ratio:
-            _refuse_duplicates(table, met, window)
-        met.add(_tried(table))
-    if is_ratio and not met.values and known is None:
+    if isinstance(observations, pa.Table):
+        observations = Observations.of(observations, dimensions)
+    is_ratio = observations.is_ratio
+    if is_ratio and not observations.values and known is None:
         raise DataError(f"every denominator in the Window {window} is zero: choose a Window with others")
-    here, order = met.history()
-    history, merged = _merge(here, known)
-    place = np.empty(len(order), dtype=np.int64)
-    place[order] = merged
-    shape = len(history.segments), len(window)
-    values = np.full(shape, np.nan)
-    exposure = np.full(shape, np.nan) if is_ratio else None
-    for table in map(_tried, tables):
-        cells = place[met.codes(table)], _columns_of(table, window)
+    here, place = _in_order(observations)
+    segments, merged = _merge(here, known)
+    place = merged[place]
+    shape = len(segments), len(window)
+    values = matrix.new(shape, np.nan, room)
+    exposure = matrix.new(shape, np.nan, room) if is_ratio else None
+    for table in observations.tables:
+        if missing == "gap" and not is_ratio:
+            _refuse_duplicates(table, observations, window)
+        cells = place[table["segment"].to_numpy()], _columns_of(table, window)
         values[cells] = table["value"].to_numpy()
         if exposure is not None:
             exposure[cells] = table["denominator"].to_numpy()
+            matrix.release(exposure)
+        matrix.release(values)
+    history = _history(values, segments, window, known)
     if missing == "zero" and not is_ratio:
         _fill_zeros(values, history, window)
     return Panel(history, window, values, exposure)
-
-
-def _tried(observations: pa.Table) -> pa.Table:
-    """The observations; of a ratio those whose denominator is above zero."""
-    if "denominator" not in observations.column_names:
-        return observations
-    return observations.filter(pc.greater(observations["denominator"], 0))
 
 
 def _columns_of(observations: pa.Table, window: Window) -> Ints:
@@ -245,109 +255,72 @@ def _columns_of(observations: pa.Table, window: Window) -> Ints:
     return np.asarray((times - window.start).astype(np.int64))
 
 
-class _Met:
-    """The segments of tables in the order in which they are met, and the first and last period of each."""
-
-    def __init__(self, dimensions: Sequence[str], window: Window) -> None:
-        self.values: list[Values] = []
-        self._dimensions, self._window = tuple(dimensions), window
-        self._place: dict[Values, int] = {}
-        self._first, self._last = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
-
-    def add(self, table: pa.Table) -> None:
-        """The segments of the table are met."""
-        runs, segments = self._runs(table)
-        if not len(runs):
-            return
-        new = len(self.values) - len(self._first)
-        unmet = np.iinfo(np.int64)
-        self._first = np.concatenate([self._first, np.full(new, unmet.max)])
-        self._last = np.concatenate([self._last, np.full(new, unmet.min)])
-        columns = _columns_of(table, self._window)
-        np.minimum.at(self._first, segments, np.minimum.reduceat(columns, runs))
-        np.maximum.at(self._last, segments, np.maximum.reduceat(columns, runs))
-
-    def codes(self, table: pa.Table) -> Ints:
-        """(n_rows,), the place of each row's segment in the order of meeting."""
-        runs, segments = self._runs(table)
-        return np.repeat(segments, np.diff(runs, append=table.num_rows))
-
-    def history(self) -> tuple[History, Ints]:
-        """The History, segments in the order of their values, and each one's place in the order of meeting."""
-        order = np.array(sorted(range(len(self.values)), key=self.values.__getitem__), dtype=np.int64)
-        segments = Segments(self._dimensions, tuple(self.values[i] for i in order))
-        first, last = (self._window.start + seen[order] for seen in (self._first, self._last))
-        return History(segments, first, last), order
-
-    def _runs(self, table: pa.Table) -> tuple[Ints, Ints]:
-        """Where each run of rows of one segment begins, and its segment's place; rows come sorted by segment."""
-        if not table.num_rows:
-            return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
-        begins = np.zeros(table.num_rows, dtype=bool)
-        begins[0] = True
-        columns = []
-        for name in self._dimensions:
-            encoded = table[name].combine_chunks().dictionary_encode()
-            codes = encoded.indices.to_numpy(zero_copy_only=False)
-            begins[1:] |= codes[1:] != codes[:-1]
-            columns.append((encoded.dictionary.to_pylist(), codes))
-        runs = np.flatnonzero(begins)
-        names = zip(*([words[k] for k in codes[runs].tolist()] for words, codes in columns), strict=True)
-        return runs, np.array([self._place_of(values) for values in names], dtype=np.int64)
-
-    def names(self, row: pa.Table) -> Values:
-        """The dimensions' values of a table of one row."""
-        return tuple(row[name][0].as_py() for name in self._dimensions)
-
-    def _place_of(self, values: Values) -> int:
-        place = self._place.setdefault(values, len(self.values))
-        if place == len(self.values):
-            self.values.append(values)
-        return place
+def _in_order(observations: Observations) -> tuple[Segments, Ints]:
+    """The segments in the order of their values, and the place of each among them by its number."""
+    numbers = sorted(range(len(observations.values)), key=observations.values.__getitem__)
+    place = np.empty(len(numbers), dtype=np.int64)
+    place[numbers] = np.arange(len(numbers))
+    return Segments(observations.dimensions, tuple(observations.values[i] for i in numbers)), place
 
 
-def _refuse_duplicates(observations: pa.Table, met: _Met, window: Window) -> None:
-    several = np.flatnonzero(observations["n_rows"].to_numpy() > 1)
+def _refuse_duplicates(rows: pa.Table, observations: Observations, window: Window) -> None:
+    several = np.flatnonzero(rows["n_rows"].to_numpy() > 1)
     if several.size:
-        row = observations.slice(int(several[0]), 1)
+        row = rows.slice(int(several[0]), 1)
         column = int(_columns_of(row, window)[0])
         raise DataError(
-            f"segment {label(met.names(row))} has {row['n_rows'][0].as_py()} rows at"
+            f"segment {label(observations.values[row['segment'][0].as_py()])} has {row['n_rows'][0].as_py()} rows at"
             f' {window.times[column]}, and a metric with missing = "gap" cannot be summed: keep one row per segment and'
             f' period, or set missing = "zero" if it is a count'
         )
 
 
-def _merge(here: History, known: History | None) -> tuple[History, Ints]:
+def _merge(here: Segments, known: History | None) -> tuple[Segments, Ints]:
     """Known segments first, then new ones; and the place of each segment of `here` among them."""
     if known is None:
-        return here, np.arange(len(here.segments))
+        return here, np.arange(len(here))
     position = known.segments.position
-    fresh = [i for i, id_ in enumerate(here.segments.ids) if id_ not in position]
-    segments = Segments(here.segments.dimensions, known.segments.values + tuple(here.segments.values[i] for i in fresh))
-    place = np.array([segments.position[id_] for id_ in here.segments.ids], dtype=np.int64)
-    first = np.concatenate([known.first_seen, here.first_seen[fresh]])
-    last = np.concatenate([known.last_seen, here.last_seen[fresh]])
-    first[place] = np.minimum(first[place], here.first_seen)
-    last[place] = np.maximum(last[place], here.last_seen)
-    return History(segments, first, last), place
+    fresh = [i for i, id_ in enumerate(here.ids) if id_ not in position]
+    segments = known.segments.joined(here.take(fresh))
+    return segments, np.array([segments.position[id_] for id_ in here.ids], dtype=np.int64)
+
+
+def _history(values: Floats, segments: Segments, window: Window, known: History | None) -> History:
+    """When each segment had its first and its last row, of which the values (n_segments, n_times) hold those here."""
+    first = np.full(len(segments), np.iinfo(np.int64).max)
+    last = np.full(len(segments), np.iinfo(np.int64).min)
+    for some in matrix.columns(values):
+        for column in range(some.start, some.stop):
+            seen = ~np.isnan(values[:, column])
+            np.minimum(first, column, out=first, where=seen)
+            last[seen] = column
+        matrix.release(values)
+    no_row = last < 0
+    first[no_row] = last[no_row] = 0
+    first_seen, last_seen = window.start + first, window.start + last
+    if known is not None:
+        n = len(known.segments)
+        is_new = ~no_row[:n]
+        first_seen[:n] = np.where(is_new, np.minimum(first_seen[:n], known.first_seen), known.first_seen)
+        last_seen[:n] = np.where(is_new, np.maximum(last_seen[:n], known.last_seen), known.last_seen)
+    return History(segments, first_seen, last_seen)
 
 
 def _fill_zeros(values: Floats, history: History, window: Window) -> None:
     """Zeros in place where a born segment has no row and its data did arrive."""
     groups = [rows for d in range(len(history.segments.dimensions)) for rows in _rows_by_value(history.segments, d)]
     born_at = (history.first_seen - window.start).astype(np.int64)
-    step = max(1, _CELLS // max(1, len(values)))
-    for start in range(0, values.shape[1], step):
-        some = values[:, start : start + step]
+    for columns in matrix.columns(values):
+        some = values[:, columns]
         present = ~np.isnan(some)
         arrived = np.broadcast_to(present.any(axis=0), some.shape).copy()
-        born = np.arange(start, start + some.shape[1]) >= born_at[:, None]
+        born = np.arange(columns.start, columns.stop) >= born_at[:, None]
         for rows in groups:
             whole = ~present[rows].any(axis=0) & (born[rows].sum(axis=0) >= 2)
             if whole.any():
                 arrived[np.ix_(rows, whole)] = False
         some[~present & born & arrived] = 0.0
+        matrix.release(values)
 
 
 def _rows_by_value(segments: Segments, dimension: int) -> Iterator[Ints]:

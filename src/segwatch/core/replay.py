@@ -8,15 +8,16 @@ part needs, on one machine or on many.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from segwatch.core import compiled
+from segwatch.core import compiled, matrix
 from segwatch.core.baseline import Baseline, Period, Recursion
 from segwatch.core.calendar import Days
 from segwatch.core.features import CONTEXT, FEATURES
@@ -28,6 +29,8 @@ from segwatch.core.window import Grain, Times, local_times, long_period
 
 # Fewer segments than this are not worth a thread of their own.
 _LEAST_PART = 2000
+# Periods of matrices in files that are in memory at a time.
+_HELD = 32
 _EXPECTED, _COMMON, _COMMON_Z = (CONTEXT.index(name) for name in ("expected", "common", "common_z"))
 
 
@@ -52,7 +55,7 @@ class Shared:
 
     def take(self, rows: Ints | slice) -> Shared:
         """The same for some of the segments."""
-        return Shared(self.groups.take(rows), self.effects, self.z, self.known[rows])
+        return Shared(self.groups.take(rows), self.effects, self.z, matrix.take(self.known, rows))
 
     def since(self, column: int) -> Shared:
         """The same of the periods from a column on."""
@@ -64,9 +67,17 @@ class Shared:
 
     def fill(self, context: Floats, column: int) -> None:
         """The contexts (n_segments, n_context) of a period say, in place, what the segments' groups shared in it."""
-        context[:, _COMMON] = self.groups.spread(self.effects[:, column]).sum(axis=0)
-        z = self.groups.spread(self.z[:, column])
-        context[:, _COMMON_Z] = np.take_along_axis(z, np.abs(z).argmax(axis=0)[None, :], axis=0)[0]
+        _share(self.groups, self.effects[:, column].copy(), self.z[:, column].copy(), context)
+
+
+def _share(groups: Groups, effects: Floats, z: Floats, context: Floats) -> None:
+    """The contexts (n_segments, n_context) say, in place, what the segments' groups (n_groups,) shared."""
+    if compiled.native is not None:
+        compiled.native.share(groups.members, len(groups.members), effects, z, context)
+        return
+    context[:, _COMMON] = groups.spread(effects).sum(axis=0)
+    of_segments = groups.spread(z)
+    context[:, _COMMON_Z] = np.take_along_axis(of_segments, np.abs(of_segments).argmax(axis=0)[None, :], axis=0)[0]
 
 
 @dataclass(frozen=True)
@@ -88,7 +99,7 @@ class Series:
         times = local_times(panel.window, timezone)
         if panel.exposure is None:
             return cls(times, panel.window.grain, panel.values, scale[:, None])
-        return cls(times, panel.window.grain, np.asarray(panel.values) / panel.exposure, panel.exposure)
+        return cls(times, panel.window.grain, matrix.quotient(panel.values, panel.exposure), panel.exposure)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -141,69 +152,109 @@ class Whole:
 
 
 def go_through(
-    whole: Whole, recursion: Recursion, state: Baseline, pools: Pools, keep: int = 0
+    whole: Whole, recursion: Recursion, state: Baseline, pools: Pools, keep: int = 0, room: Path | None = None
 ) -> tuple[Shared, Floats]:
     """What the groups shared, and the contexts (n_segments, keep, n_context) of the last periods.
 
     state, pools: those before the Window; they are, in place, those after it. The roll-ups' values are filled in.
+    room: see `matrix.new`.
     """
     series, groups = whole.series, whole.groups
     n_times = series.values.shape[1]
     effects, z = np.zeros((2, len(groups.keys), n_times))
-    shared = Shared(groups, effects, z, np.zeros((len(series), n_times), dtype=np.float32))
+    shared = Shared(groups, effects, z, matrix.new((len(series), n_times), 0, room, np.float32))
     contexts = np.empty((len(series), keep, len(CONTEXT)))
-    with _Parts(recursion, state) as parts:
+    found = _Found.of(len(series))
+    with _Parts(whole, recursion, state) as parts:
         for column in range(n_times):
             values, period = series.at(column)
             period, is_known, common = _expect(whole, recursion, state, pools, shared, column, period)
-            context = parts.context(period)
+            parts.each(_Part.look, period, found)
             if whole.rollups is not None:
-                whole.rollups.fill(values, context[:, _EXPECTED])
+                whole.rollups.fill(values, found.context[:, _EXPECTED])
                 series.values[whole.rollups.rows, column] = values[whole.rollups.rows]
-            own = recursion.features.own(values, context)
-            residual = own.z * own.sd
-            effects[:, column] = groups.effects(residual, own.sd)
+            parts.each(_Part.compare, values, period, found)
+            effects[:, column] = groups.effects(found.residual, found.sd)
             z[:, column] = pools.scales.z(effects[:, column])
-            # A value that was nearer to a day like others was measured from there.
-            is_plain = own.is_former & np.isnan(state.former_level)
-            total = residual + np.where(is_plain, 0.0, period.effect)
-            _learn(whole, recursion, state, pools, shared, column, total, is_known, common)
+            _learn(whole, recursion, state, pools, shared, column, found.total, is_known, common)
             pools.scales.update(effects[:, column])
-            shared.fill(context, column)
-            parts.update(values, context, period)
+            parts.each(_Part.learn, values, period, found, effects[:, column].copy(), z[:, column].copy())
             if column >= n_times - keep:
-                contexts[:, column - n_times + keep] = context
+                contexts[:, column - n_times + keep] = found.context
+            if column % _HELD == _HELD - 1:
+                matrix.release(series.values, series.units, shared.known)
     return shared, contexts
 
 
-class _Parts:
-    """Segments in as many parts as there are cores: the compiled code lets go of the interpreter lock."""
+@dataclass(frozen=True)
+class _Found:
+    """What is found of a period, in arrays that serve one period after the other.
 
-    def __init__(self, recursion: Recursion, state: Baseline) -> None:
+    context: (n_segments, n_context). residual, sd: (n_segments,) against what was expected. total: (n_segments,), as
+    residual, without what was known beforehand.
+    """
+
+    context: Floats
+    residual: Floats
+    sd: Floats
+    total: Floats
+
+    @classmethod
+    def of(cls, n: int) -> _Found:
+        return cls(np.empty((n, len(CONTEXT))), np.empty(n), np.empty(n), np.empty(n))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some of the segments, whose state is a view of that of all: what one thread works on."""
+
+    rows: slice
+    recursion: Recursion
+    state: Baseline
+    groups: Groups
+
+    def look(self, period: Period, found: _Found) -> None:
+        """The contexts of the period are found, without what groups share."""
+        found.context[self.rows] = self.recursion.context(self.state, period.take(self.rows))
+
+    def compare(self, values: Floats, period: Period, found: _Found) -> None:
+        """The residuals of the period's values are found."""
+        own = self.recursion.features.own(values[self.rows], found.context[self.rows])
+        residual = own.z * own.sd
+        found.residual[self.rows], found.sd[self.rows] = residual, own.sd
+        # A value that was nearer to a day like others was measured from there.
+        is_plain = own.is_former & np.isnan(self.state.former_level)
+        found.total[self.rows] = residual + np.where(is_plain, 0.0, period.effect[self.rows])
+
+    def learn(self, values: Floats, period: Period, found: _Found, effects: Floats, z: Floats) -> None:
+        """The contexts know what groups shared, (n_groups,) each, and the state has seen the values."""
+        context = found.context[self.rows]
+        _share(self.groups, effects, z, context)
+        self.recursion.update(self.state, values[self.rows], context, period.take(self.rows))
+
+
+class _Parts:
+    """All segments, in as many parts as there are cores: the compiled code lets go of the interpreter lock."""
+
+    def __init__(self, whole: Whole, recursion: Recursion, state: Baseline) -> None:
         n_parts = 1
         if compiled.native is not None:
             n_parts = max(1, min(os.cpu_count() or 1, len(state) // _LEAST_PART))
         ends = np.linspace(0, len(state), n_parts + 1).astype(int).tolist()
-        self._recursion = recursion
-        self._slices = [slice(a, b) for a, b in pairwise(ends)]
-        # Views: what changes in a part changes in the whole. In one part numpy may put new arrays in place of old ones.
-        self._states = [state] if n_parts == 1 else [state.take(some) for some in self._slices]
+        # In one part numpy may put new arrays in place of old ones.
+        self._parts = [
+            _Part(rows, recursion, state if n_parts == 1 else state.take(rows), whole.groups.take(rows))
+            for rows in map(slice, ends[:-1], ends[1:])
+        ]
         self._pool = ThreadPoolExecutor(n_parts) if n_parts > 1 else None
 
-    def context(self, period: Period) -> Floats:
-        """As `Recursion.context`."""
+    def each(self, work: Callable[..., None], *arguments: object) -> None:
+        """The work, a method of `_Part`, is done by every part."""
         if self._pool is None:
-            return self._recursion.context(self._states[0], period)
-        periods = [period.take(some) for some in self._slices]
-        return np.concatenate(list(self._pool.map(self._recursion.context, self._states, periods)))
-
-    def update(self, values: Floats, context: Floats, period: Period) -> None:
-        """As `Recursion.update`."""
-        if self._pool is None:
-            self._recursion.update(self._states[0], values, context, period)
+            work(self._parts[0], *arguments)
             return
-        cut = [[a[some] for some in self._slices] for a in (values, context)]
-        list(self._pool.map(self._recursion.update, self._states, *cut, map(period.take, self._slices)))
+        for done in [self._pool.submit(work, part, *arguments) for part in self._parts]:
+            done.result()
 
     def __enter__(self) -> _Parts:
         return self

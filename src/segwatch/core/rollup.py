@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from segwatch.core import matrix
 from segwatch.core.panel import Floats, History, Ints, Panel, Segments
 from segwatch.core.segment import Values
 
@@ -20,73 +22,79 @@ from segwatch.core.segment import Values
 _MOST_MISSING = 0.5
 
 
-def with_rollups(panel: Panel, max_order: int, known: History | None = None) -> Panel:
+def with_rollups(panel: Panel, max_order: int, known: History | None = None, room: Path | None = None) -> Panel:
     """The Panel with the roll-ups of up to `max_order` dimensions behind it.
 
     Those of ratios have the sums of their segments; the values of others are NaN until `Rollups.fill`, since what did
     not arrive is made up for by what was expected.
 
     Left out is a roll-up of one segment, or of the very segments of another one. known: segments and roll-ups of
-    before, which keep their places, the first ones.
+    before, which keep their places, the first ones. room: see `matrix.new`.
     """
     before = () if known is None else tuple(values for values in known.segments.values if None in values)
     found = dict(_rollups(panel.segments, max_order))
-    members = {values: found.get(values) or rows for values, rows in _members(panel.segments, before)} | found
+    members = dict(_members(panel.segments, before)) | found
     added = Segments(panel.segments.dimensions, tuple(members))
     history = panel.history
     seen = [(history.first_seen[rows].min(), history.last_seen[rows].max()) for rows in members.values()]
     first, last = np.array(seen, dtype=history.first_seen.dtype).reshape(-1, 2).T
-    if panel.exposure is None:
-        values, exposure = np.full((len(added), len(panel.window)), np.nan), None
-    else:
-        values, exposure = (_sums(matrix, list(members.values())) for matrix in (panel.values, panel.exposure))
+    of_ratio = None if panel.exposure is None else list(members.values())
     joined = Panel(
         History(
-            Segments(added.dimensions, panel.segments.values + added.values),
+            panel.segments.joined(added),
             np.concatenate([history.first_seen, first]),
             np.concatenate([history.last_seen, last]),
         ),
         panel.window,
-        np.concatenate([panel.values, values]),
-        None if panel.exposure is None or exposure is None else np.concatenate([panel.exposure, exposure]),
+        _joined(panel.values, len(added), of_ratio, room),
+        None if panel.exposure is None else _joined(panel.exposure, len(added), of_ratio, room),
     )
     if known is None:
         return joined
     kept = [joined.segments.position[id_] for id_ in known.segments.ids]
-    return joined.take([*kept, *sorted(set(range(len(joined.segments))) - set(kept))])
+    order = [*kept, *sorted(set(range(len(joined.segments))) - set(kept))]
+    return joined if order == list(range(len(order))) else joined.take(order, room)
 
 
-def _sums(matrix: Floats, members: Sequence[list[int]]) -> Floats:
-    """(n_rollups, n_times) sums of what was observed; NaN where nothing was."""
-    sums = [np.nansum(matrix[rows], axis=0) for rows in members]
-    known = [(~np.isnan(matrix[rows])).any(axis=0) for rows in members]
-    shape = len(members), matrix.shape[1]
-    return np.where(np.reshape(known, shape), np.reshape(sums, shape), np.nan)
+def _joined(leaves: Floats, n_rollups: int, members: Sequence[Ints] | None, room: Path | None) -> Floats:
+    """The matrix with roll-ups behind it: the sums of what was observed of their members where these are given, NaN
+    where nothing was."""
+    joined: Floats = matrix.new((len(leaves) + n_rollups, leaves.shape[1]), np.nan, room)
+    matrix.copy_into(joined, leaves)
+    for some in matrix.columns(leaves) if members else ():
+        block = np.array(leaves[:, some])
+        for row, rows in enumerate(members, len(leaves)):
+            is_known = ~np.isnan(block[rows])
+            joined[row, some] = np.where(is_known.any(axis=0), np.nansum(block[rows], axis=0), np.nan)
+        matrix.release(joined, leaves)
+    return joined
 
 
-def _rollups(segments: Segments, max_order: int) -> Iterator[tuple[Values, list[int]]]:
+def _rollups(segments: Segments, max_order: int) -> Iterator[tuple[Values, Ints]]:
     """The values of each roll-up and the positions of its segments."""
     n = len(segments.dimensions)
-    told: set[tuple[int, ...]] = set()
+    told: set[bytes] = set()
     for order in range(min(max_order, n - 1) + 1):
         for kept in combinations(range(n), order):
             for values, rows in _summed(segments, kept).items():
-                if len(rows) > 1 and tuple(rows) not in told:
-                    told.add(tuple(rows))
+                if len(rows) > 1 and rows.tobytes() not in told:
+                    told.add(rows.tobytes())
                     yield values, rows
 
 
-def _summed(segments: Segments, kept: Sequence[int]) -> dict[Values, list[int]]:
+def _summed(segments: Segments, kept: Sequence[int]) -> dict[Values, Ints]:
     """Positions of the segments that share their values in the kept dimensions."""
-    groups: dict[Values, list[int]] = {}
-    for i, values in enumerate(segments.values):
-        if None not in values:
-            key = tuple(value if d in kept else None for d, value in enumerate(values))
-            groups.setdefault(key, []).append(i)
-    return groups
+    rows = np.flatnonzero(~segments.is_rollup)
+    codes = segments.codes[list(kept)][:, rows]
+    order = np.lexsort(codes) if kept else np.arange(len(rows))
+    edges = np.flatnonzero((np.diff(codes[:, order], axis=1) != 0).any(axis=0)) + 1
+    groups = sorted(np.split(rows[order], edges), key=lambda group: group[0]) if len(rows) else []
+    firsts = (segments.values[group[0]] for group in groups)
+    keys = (tuple(value if d in kept else None for d, value in enumerate(values)) for values in firsts)
+    return dict(zip(keys, groups, strict=True))
 
 
-def _members(segments: Segments, rollups: Sequence[Values]) -> Iterator[tuple[Values, list[int]]]:
+def _members(segments: Segments, rollups: Sequence[Values]) -> Iterator[tuple[Values, Ints]]:
     """Positions of the segments of each roll-up."""
     by_kept: dict[tuple[int, ...], list[Values]] = {}
     for values in rollups:
@@ -117,7 +125,7 @@ class Rollups:
         members = dict(_members(segments, [segments.values[i] for i in rows]))
         of_rollups = [members[segments.values[i]] for i in rows]
         lengths = [len(one) for one in of_rollups]
-        columns = np.concatenate([np.empty(0, dtype=np.int64), *map(np.array, of_rollups)])
+        columns = np.concatenate([np.empty(0, dtype=np.int64), *of_rollups])
         ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         return cls(
             rows,

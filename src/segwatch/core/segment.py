@@ -21,6 +21,8 @@ NULL = "<null>"
 """Text that stands for a NULL dimension value."""
 
 
+_CANONICAL = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
+
 Values = tuple[str | None, ...]
 """A segment's values by dimension; None where the dimension is summed out."""
 
@@ -32,8 +34,7 @@ def segment_id(dimensions: Sequence[str], values: Sequence[str | None]) -> str:
     a quote or any letter cannot collide with another split of the same characters.
     """
     pairs = [pair for pair in zip(dimensions, values, strict=True) if pair[1] is not None]
-    document = json.dumps(pairs, ensure_ascii=True, separators=(",", ":"))
-    return hashlib.blake2b(document.encode(), digest_size=10).hexdigest()
+    return hashlib.blake2b(_CANONICAL(pairs).encode(), digest_size=10).hexdigest()
 
 
 def shard(segment_id: str, shards: int) -> int:

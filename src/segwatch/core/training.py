@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.feather as feather
 
+from segwatch.core import matrix
 from segwatch.core.baseline import Baseline, Recursion
 from segwatch.core.calendar import Days
 from segwatch.core.detector import Detector
@@ -68,13 +69,14 @@ class Prepared:
     pools: Pools
 
     @classmethod
-    def of(cls, panel: Panel, recursion: Recursion, days: Days | None = None) -> Prepared:
-        """The Panel, gone through; its roll-ups are filled in place. days: what is known of its periods."""
-        scale = recursion.features.segment_scale(panel.values)
+    def of(cls, panel: Panel, recursion: Recursion, days: Days | None = None, room: Path | None = None) -> Prepared:
+        """The Panel, gone through; its roll-ups are filled in place. days: what is known of its periods. room: see
+        `matrix.new`."""
+        scale = _scale(panel, recursion.features)
         groups = Groups.of(panel.segments)
         whole = Whole(Series.of(panel, scale, recursion.timezone), groups, Rollups.of(panel), days)
         state, pools = Baseline.fresh(scale, recursion.features), Pools.fresh(groups)
-        shared, _ = go_through(whole, recursion, state, pools)
+        shared, _ = go_through(whole, recursion, state, pools, room=room)
         return cls(panel, recursion, scale, shared, state, pools)
 
     def __len__(self) -> int:
@@ -114,12 +116,12 @@ class Prepared:
             directory / "shared.npz",
             effects=self.shared.effects,
             z=self.shared.z,
-            known=self.shared.known,
             members=self.shared.groups.members,
             scale=self.pools.scales.scale,
             n_seen=self.pools.scales.n_seen,
             yearly=self.pools.known.yearly,
         )
+        matrix.save(self.shared.known, directory / "known.npy")
         (directory / "occasions.json").write_text(json.dumps(self.pools.known.occasions.as_list()), encoding="utf-8")
         keys = self.shared.groups.keys
         table = pa.table({"dimension": [d for d, _ in keys], "value": pa.array([v for _, v in keys], pa.string())})
@@ -134,11 +136,22 @@ class Prepared:
             named = dict(arrays)
         table = feather.read_table(str(directory / "groups.arrow"))
         keys = tuple(zip(table["dimension"].to_pylist(), table["value"].to_pylist(), strict=True))
-        shared = Shared(Groups(keys, named["members"]), named["effects"], named["z"], named["known"])
+        shared = Shared(
+            Groups(keys, named["members"]), named["effects"], named["z"], matrix.load(directory / "known.npy")
+        )
         state = Baseline.from_table(feather.read_table(str(directory / "state.arrow")))
         occasions = Occasions.from_list(json.loads((directory / "occasions.json").read_text(encoding="utf-8")))
         pools = Pools(GroupScales(named["scale"], named["n_seen"]), Known(named["yearly"], occasions))
         return cls(panel, recursion, state.scale, shared, state, pools)
+
+
+def _scale(panel: Panel, features: FeatureSet) -> Floats:
+    """(n_segments,), see `FeatureSet.segment_scale`."""
+    scales = [np.empty(0)]
+    for rows in panel.chunks():
+        scales.append(features.segment_scale(panel.values[rows]))
+        matrix.release(panel.values)
+    return np.concatenate(scales)
 
 
 def fit_prepared(prepared: Prepared, min_history: int, progress: Progress = _ignore) -> Iterator[FittedSegment]:

@@ -75,9 +75,9 @@ class Warehouse(Protocol):
         ...
 
     def observation_parts(self, source: Metric, window: Window) -> Iterator[pa.Table]:
-        """The rows of `observations`, of one moment, in tables of some periods each, one after the other in time.
+        """The rows of `observations`, of one moment, in tables, in any order.
 
-        Each is sorted as there, and not more of them than one is in memory where the backend can do so.
+        Not more of them than one is in memory where the backend can do so.
         Raises DataError as `observations` does, before the first table.
         """
         ...

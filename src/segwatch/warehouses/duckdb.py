@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,8 @@ _SCHEMAS = """
 _HAS_SCHEMA = "SELECT 1 FROM duckdb_schemas() WHERE database_name = current_database() AND schema_name = ?"
 _MAIN = "main"
 # Raw rows of a table that are grouped at a time.
-_ROWS_AT_A_TIME = 2_000_000
+_ROWS_AT_A_TIME, _ROWS_OF_A_TABLE = 4_000_000, 250_000
+_FRUGAL = "128MiB"
 _ROWS, _STAGE = Name("temp", "segwatch_rows"), Name("temp", "segwatch_stage")
 
 
@@ -177,13 +179,36 @@ class DuckdbWarehouse(RelationalWarehouse):
 
     def observation_parts(self, source: Metric, window: Window) -> Iterator[pa.Table]:
         """See Warehouse. GROUP BY takes 100 bytes and more for each row that it makes."""
-        with self._reading(), self._snapshot():
+        with self._reading(), self._snapshot(), self._frugal():
             table = self._metric_table(source)
             n_rows = query.check_rows(self._run, table, source, window)
             for part in window.parts(-(-n_rows // _ROWS_AT_A_TIME)):
-                rows = query.finish(self._run(query.observations(table, source, part)), source)
-                if rows.num_rows:
-                    yield rows
+                for rows in self._stream(query.observations(table, source, part, in_order=False)):
+                    yield query.named(rows, source)
+
+    def _stream(self, expression: Any) -> Iterator[pa.Table]:
+        """The rows of an expression in tables of some of them."""
+        relation = self._open().sql(ibis.to_sql(expression, dialect="duckdb", pretty=False))
+        try:
+            reader = relation.to_arrow_reader(_ROWS_OF_A_TABLE)
+            first = next(reader, None)
+        except duckdb.OutOfMemoryException:
+            self._execute("RESET memory_limit")
+            reader = relation.to_arrow_reader(_ROWS_OF_A_TABLE)
+            first = next(reader, None)
+        if first is not None:
+            for batch in chain([first], reader):
+                yield pa.Table.from_batches([batch])
+
+    @contextmanager
+    def _frugal(self) -> Iterator[None]:
+        """DuckDB keeps no more of its file in memory than it must; a table that needs more still gets it."""
+        self._execute("SET memory_limit = ?", [_FRUGAL])
+        try:
+            yield
+        finally:
+            with suppress(duckdb.Error):
+                self._execute("RESET memory_limit")
 
     @contextmanager
     def _snapshot(self) -> Iterator[None]:

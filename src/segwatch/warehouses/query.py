@@ -75,7 +75,7 @@ def check_columns(table: ir.Table, source: Metric) -> None:
             )
 
 
-def observations(table: ir.Table, source: Metric, window: Window) -> ir.Table:
+def observations(table: ir.Table, source: Metric, window: Window, in_order: bool = True) -> ir.Table:
     """One row per segment and period: ts, d0, d1, ..., value, denominator where the metric has one, n_rows.
 
     The numbered names cannot clash with one another or with ts, whatever the case that a backend folds;
@@ -86,7 +86,8 @@ def observations(table: ir.Table, source: Metric, window: Window) -> ir.Table:
     # Cast last: whole numbers and decimals add up exactly, in any order.
     sums = {name: rows[column].sum().cast("float64") for name, column in source.sums.items()}
     summed = rows.group_by(ts=_period(rows, source), **keys).aggregate(**sums, n_rows=rows.count())
-    return summed.select("ts", *keys, *sums, "n_rows").order_by([*keys, "ts"])
+    selected = summed.select("ts", *keys, *sums, "n_rows")
+    return selected.order_by([*keys, "ts"]) if in_order else selected
 
 
 def extent(table: ir.Table, source: Metric) -> ir.Table:
@@ -172,7 +173,12 @@ def ends(counts: pa.Table, source: Metric) -> tuple[np.datetime64, np.datetime64
 
 
 def finish(rows: pa.Table, source: Metric) -> pa.Table:
-    """The result of `observations` with the dimensions' names, the promised types and the promised order.
+    """The result of `observations` as `named`, in the promised order."""
+    return in_order(named(rows, source), [*source.dimensions, "ts"])
+
+
+def named(rows: pa.Table, source: Metric) -> pa.Table:
+    """The result of `observations` with the dimensions' names and the promised types.
 
     Raises DataError if a sum is past LARGEST.
     """
@@ -180,7 +186,7 @@ def finish(rows: pa.Table, source: Metric) -> pa.Table:
     table = rows.rename_columns(schema.names).cast(schema)
     for role in source.sums:
         _check_size(table, source, role)
-    return in_order(table, [*source.dimensions, "ts"])
+    return table
 
 
 def _check_size(table: pa.Table, source: Metric, role: str) -> None:

@@ -557,7 +557,7 @@ PyObject* run(PyObject*, PyObject* args) {
   const bool has_contexts = contexts.view.len > 0;
   if (!slots.holds(n_times, sizeof(int64_t), "slots") || n > MOST || !values.holds(n * n_times, sizeof(double), "values") ||
       !units.holds(is_constant ? n : n * n_times, sizeof(double), "units") ||
-      !known.holds(n * n_times, sizeof(float), "known") || !members.holds(n_margins * n, sizeof(int64_t), "members") ||
+      !known.holds(n * n_times, sizeof(float), "known") || !are_members(members, n_margins * n, n_groups) ||
       !effects.holds(n_groups * n_times, sizeof(double), "effects") || !z.holds(n_groups * n_times, sizeof(double), "z") ||
       !X.holds(n * keep * N_FEATURES, sizeof(double), "X") ||
       (has_contexts && !contexts.holds(n * keep * N_CONTEXT, sizeof(double), "contexts")) ||
@@ -566,11 +566,6 @@ PyObject* run(PyObject*, PyObject* args) {
   for (int64_t t = 0; t < n_times; ++t)
     if (slots.as<int64_t>()[t] < 0 || slots.as<int64_t>()[t] >= rules.week) {
       PyErr_SetString(PyExc_ValueError, "a slot is in no week");
-      return nullptr;
-    }
-  for (int64_t k = 0; k < n_margins * n; ++k)
-    if (members.as<int64_t>()[k] < -1 || members.as<int64_t>()[k] >= n_groups) {
-      PyErr_SetString(PyExc_ValueError, "a member is of no group");
       return nullptr;
     }
   return unlocked([&] {

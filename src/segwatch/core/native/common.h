@@ -71,6 +71,9 @@ PyObject* unlocked(const Work& work) {
   Py_RETURN_NONE;
 }
 
+// Whether so many members, of -1 or one of the groups each; sets a Python error where they are not.
+bool are_members(const Lent& members, int64_t count, int64_t n_groups);
+
 PyObject* score(PyObject*, PyObject*);
 PyObject* bounds(PyObject*, PyObject*);
 PyObject* features(PyObject*, PyObject*);
@@ -79,5 +82,6 @@ PyObject* context(PyObject*, PyObject*);
 PyObject* update(PyObject*, PyObject*);
 PyObject* run(PyObject*, PyObject*);
 PyObject* effects(PyObject*, PyObject*);
+PyObject* share(PyObject*, PyObject*);
 
 }  // namespace segwatch

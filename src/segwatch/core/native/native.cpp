@@ -407,6 +407,7 @@ PyMethodDef methods[] = {
     {"score", segwatch::score, METH_VARARGS, "See ModelBundle.score."},
     {"bounds", segwatch::bounds, METH_VARARGS, "See decision.alert_bounds."},
     {"effects", segwatch::effects, METH_VARARGS, "See Groups.effects."},
+    {"share", segwatch::share, METH_VARARGS, "See Shared.fill."},
     {"instruction_sets", names, METH_NOARGS, "Names of those that this processor has, the widest last."},
     {nullptr, nullptr, 0, nullptr}};
 
