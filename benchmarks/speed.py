@@ -34,7 +34,7 @@ from segwatch.core.baseline import Recursion
 from segwatch.core.bundle import Rules, write_bundle
 from segwatch.core.calibration import LEVELS
 from segwatch.core.features import FeatureSet
-from segwatch.core.solver import TOLERANCE, Fits, _fit_each, fit_many, instruction_sets
+from segwatch.core.solver import TOLERANCE, Fits, fit_each, fit_many, instruction_sets
 from segwatch.core.training import Prepared, Rows, fit_prepared, n_trained
 
 SCORED_DAYS = 7
@@ -178,7 +178,7 @@ def exactly(days: int) -> dict[str, float]:
     rows = Rows.of(prepared, n_trained(prepared))
     X, complete = np.ascontiguousarray(rows.X), np.ascontiguousarray(rows.is_complete)
     fits = Fits.empty(n, 400, X.shape[2], len(LEVELS))
-    by_scikit_learn = timed(lambda: _fit_each(X, complete, 30, LEVELS, TOLERANCE, fits))
+    by_scikit_learn = timed(lambda: fit_each(X, complete, 30, LEVELS, TOLERANCE, fits))
     found = {"scikit-learn": 1000.0 * by_scikit_learn / n}
     for name in instruction_sets():
         fast = min(timed(lambda name=name: fit_many(X, complete, 400, 30, LEVELS, instruction_set=name))

@@ -25,7 +25,7 @@ def rows(n=400):
 def reference(X, is_complete, most_rows, least_rows):
     """The fits of scikit-learn at a tolerance of 1e-6."""
     fits = Fits.empty(len(X), min(most_rows, X.shape[1]), X.shape[2], len(LEVELS))
-    assert solver._fit_each(X, is_complete, least_rows, LEVELS, 1e-6, fits) == -1
+    assert solver.fit_each(X, is_complete, least_rows, LEVELS, 1e-6, fits) == -1
     return fits
 
 

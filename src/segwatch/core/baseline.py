@@ -43,6 +43,9 @@ _ABS_TO_SD = 1.2533
 _EFFECT_RATE, _MOST_EFFECT = 0.2, 1.5
 _LEAST_NOISE, _MOST_NOISE = 1e-4, 20.0
 
+STATE = "state."
+"""What the names of a state's columns begin with."""
+
 
 @dataclass
 class Baseline:
@@ -136,12 +139,12 @@ class Baseline:
 
     def columns(self) -> dict[str, pa.Array]:
         """One Arrow column for each array; `from_table` reads them back."""
-        return {f"state.{f.name}": _column(getattr(self, f.name)) for f in fields(self)}
+        return {f"{STATE}{f.name}": _column(getattr(self, f.name)) for f in fields(self)}
 
     @classmethod
     def from_table(cls, table: pa.Table) -> Baseline:
         """Inverse of `columns`; other columns of the table are ignored."""
-        return cls(**{f.name: _array(table[f"state.{f.name}"]) for f in fields(cls)})
+        return cls(**{f.name: _array(table[f"{STATE}{f.name}"]) for f in fields(cls)})
 
 
 def _column(values: Floats) -> pa.Array:

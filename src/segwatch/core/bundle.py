@@ -7,8 +7,8 @@
     groups.arrow    one row per group of segments: its key, how much it usually moves, and on which dates it stood out
     vectors.arrow   support vectors and weights, in the order of the segments
 
-The files of segments hold one record batch per shard of SHARD segments and are memory-mapped, so a model of a million
-segments is read where it is needed.
+The files of segments hold one record batch per shard of SHARD segments, so a model of a million segments is read where
+it is needed.
 
 Raise PROTOCOL when an older reader would misread a newer bundle; keep reading the older one as long as it is cheap.
 """
@@ -33,7 +33,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from segwatch.core import compiled, matrix
-from segwatch.core.baseline import Baseline, Recursion
+from segwatch.core.baseline import STATE, Baseline, Recursion
 from segwatch.core.calibration import Calibration, alert_thresholds, pooled
 from segwatch.core.detector import Detector, Packed, check_rows, packed
 from segwatch.core.features import FEATURES, FeatureSet
@@ -156,8 +156,11 @@ class ModelBundle:
 
     @cached_property
     def _segments(self) -> pa.Table:
-        with pa.memory_map(str(self.path / "segments.arrow")) as source:
-            return pa.ipc.open_file(source).read_all()
+        """Columns of the segments but their states, which take most of the file."""
+        with pa.OSFile(str(self.path / "segments.arrow")) as source:
+            names = pa.ipc.open_file(source).schema.names
+            wanted = [i for i, name in enumerate(names) if not name.startswith(STATE)]
+            return pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(included_fields=wanted)).read_all()
 
     @cached_property
     def history(self) -> History:
@@ -179,7 +182,10 @@ class ModelBundle:
 
     def state(self, positions: Ints | None = None) -> Baseline:
         """The states at the end of training of all segments, or of those at some positions; a copy that may change."""
-        return Baseline.from_table(self._segments if positions is None else self._segments.take(pa.array(positions)))
+        with pa.memory_map(str(self.path / "segments.arrow")) as source:
+            table = pa.ipc.open_file(source).read_all()
+            table = table.select([name for name in table.column_names if name.startswith(STATE)])
+            return Baseline.from_table(table if positions is None else table.take(pa.array(positions)))
 
     def pools(self, groups: Groups) -> Pools:
         """What training learned from all segments together, for groups of whom it may not know all; a copy."""
@@ -218,7 +224,8 @@ class ModelBundle:
 
     @cached_property
     def _shard(self) -> Any:
-        reader = pa.ipc.open_file(pa.memory_map(str(self.path / "vectors.arrow")))
+        # Read and not mapped: what was touched of a map stays in memory, and all of it is touched.
+        reader = pa.ipc.open_file(pa.OSFile(str(self.path / "vectors.arrow")))
         return lru_cache(maxsize=4)(reader.get_batch)
 
     def _batch(self, shard: int) -> pa.RecordBatch:
@@ -245,8 +252,9 @@ class ModelBundle:
         named = {name: values[position] for name, values in self._parameters.items()}
         return Detector(
             Scaling(named["center"], named["spread"]),
-            batch["vector"].flatten().to_numpy().reshape(count, _D),
-            batch["weight"].to_numpy(),
+            # Copies: a view would keep the whole shard.
+            batch["vector"].flatten().to_numpy().reshape(count, _D).copy(),
+            batch["weight"].to_numpy().copy(),
             Calibration(*(float(named[name]) for name in ("location", "scale", "stretch"))),
         )
 
@@ -270,12 +278,16 @@ class ModelBundle:
 
         Raises DataError if an id is of no known segment.
         """
-        ids = pa.array(segment_ids, pa.string())
-        found = pc.index_in(ids, self._segments["segment_id"].combine_chunks())
-        if found.null_count:
-            unknown = ids.filter(pc.is_null(found))[0].as_py()
-            raise DataError(f"segment id {unknown} is not in this model: train again to include it")
-        return found.to_numpy().astype(np.int64)
+        found = self.find(segment_ids)
+        unknown = np.flatnonzero(found < 0)
+        if unknown.size:
+            raise DataError(f"segment id {segment_ids[unknown[0]]} is not in this model: train again to include it")
+        return found
+
+    def find(self, segment_ids: Sequence[str] | pa.Array) -> Ints:
+        """(n_rows,) position of the segment that each id names, -1 where there is none."""
+        found = pc.index_in(pa.array(segment_ids, pa.string()), self._segments["segment_id"].combine_chunks())
+        return np.asarray(pc.fill_null(found, -1).to_numpy().astype(np.int64))
 
     @cached_property
     def _is_fitted(self) -> npt.NDArray[np.bool_]:

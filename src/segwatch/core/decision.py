@@ -18,7 +18,8 @@ from segwatch.core.training import Progress
 
 # Standard deviations from the expected value at which the model is asked.
 _STEPS = np.array([0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 14.0, 20.0, 30.0, 60.0])
-_BISECTIONS = 24
+# Of the distance of two candidates, until a bound is known; and the truncation of ITP.
+_HALVINGS, _TRUNCATED = 20, 0.2
 
 
 @dataclass(frozen=True)
@@ -180,20 +181,22 @@ def alert_bounds(
         )
         return lower, upper
 
-    def is_unflagged(candidates: Floats) -> Bools:
-        """For candidates (n_rows, k), whether each would pass."""
+    def margin(candidates: Floats) -> Floats:
+        """For candidates (n_rows, k), by how much ln p is above that of the threshold: above 0 they would pass."""
         X = features.features(candidates, contexts[:, None, :])
         p_values = detector.p_value(X.reshape(-1, X.shape[-1])).reshape(candidates.shape)
-        return np.asarray((p_values > thresholds[:, None]) | features.is_ongoing(candidates, contexts[:, None, :]))
+        with np.errstate(divide="ignore"):
+            above = np.log(p_values) - np.log(thresholds[:, None])
+        return np.where(features.is_ongoing(candidates, contexts[:, None, :]), 1.0, above)
 
     grid = _candidates(features, values, contexts)
-    unflagged = is_unflagged(grid)
     observed = grid == values[:, None]
-    unflagged = np.where(observed, passes[:, None], unflagged)
+    margins = np.where(observed, np.where(passes, 1.0, -1.0)[:, None], margin(grid))
+    unflagged = margins > 0
     anchor = _anchor(grid, unflagged, observed, passes, features.expected(contexts))
     exists = unflagged.any(axis=1)
-    low = _edge(grid[:, ::-1], unflagged[:, ::-1], grid.shape[1] - 1 - anchor, is_unflagged)
-    high = _edge(grid, unflagged, anchor, is_unflagged)
+    low = _edge(grid[:, ::-1], margins[:, ::-1], grid.shape[1] - 1 - anchor, margin)
+    high = _edge(grid, margins, anchor, margin)
     if features.is_count:
         # Nothing lies under zero, so an interval open to that side ends there.
         low = np.where(np.isnan(low), 0.0, low)
@@ -213,15 +216,30 @@ def _anchor(grid: Floats, unflagged: Bools, observed: Bools, passes: Bools, expe
     return np.asarray(np.where(passes, observed.argmax(axis=1), distance.argmin(axis=1)))
 
 
-def _edge(grid: Floats, unflagged: Bools, anchor: Ints, is_unflagged: Callable[[Floats], Bools]) -> Floats:
-    """Last unflagged value from the anchor rightwards; NaN where all up to the end of the grid are."""
+def _edge(grid: Floats, margins: Floats, anchor: Ints, margin: Callable[[Floats], Floats]) -> Floats:
+    """Last unflagged value from the anchor rightwards; NaN where all up to the end of the grid are.
+
+    Between the candidates on both sides of it by the method ITP (Oliveira and Takahashi 2021), which needs no more
+    steps than bisection and a third of them where the p-value is smooth.
+    """
     columns = np.arange(grid.shape[1])
-    flagged_after = ~unflagged & (columns > anchor[:, None])
+    flagged_after = (margins <= 0) & (columns > anchor[:, None])
     first = np.where(flagged_after.any(axis=1), flagged_after.argmax(axis=1), 0)
+    before = np.maximum(first - 1, 0)
     rows = np.arange(len(grid))
-    outside, inside = grid[rows, first].copy(), grid[rows, np.maximum(first - 1, 0)].copy()
-    for _ in range(_BISECTIONS):
-        middle = (inside + outside) / 2.0
-        passed = is_unflagged(middle[:, None])[:, 0]
-        inside, outside = np.where(passed, middle, inside), np.where(passed, outside, middle)
-    return np.where(first > 0, inside, np.nan)
+    (inside, outside), (f, g) = ([m[rows, before], m[rows, first]] for m in (grid, margins))
+    a, b = np.zeros(len(grid)), np.ones(len(grid))
+    least = 0.5 ** (_HALVINGS + 1)
+    for step in range(_HALVINGS + 1):
+        half, width = (a + b) / 2.0, b - a
+        with np.errstate(invalid="ignore", divide="ignore"):
+            line = (g * a - f * b) / (g - f)
+        away, reach = np.sign(half - line), least * 2.0 ** (_HALVINGS + 1 - step) - width / 2.0
+        t = np.where(_TRUNCATED * width**2 <= np.abs(half - line), line + away * _TRUNCATED * width**2, half)
+        t = np.where(np.abs(t - half) > reach, half - away * reach, t)
+        here = margin((inside + t * (outside - inside))[:, None])[:, 0]
+        goes_on = width > 2.0 * least
+        up, down = goes_on & (here > 0), goes_on & ~(here > 0)
+        a, f = np.where(up, t, a), np.where(up, here, f)
+        b, g = np.where(down, t, b), np.where(down, here, g)
+    return np.where(first > 0, inside + a * (outside - inside), np.nan)

@@ -78,9 +78,8 @@ def held_out_of(bundle: ModelBundle, prepared: Prepared, holdout: int) -> HeldOu
     unseen = int((bundle.window.end - window.start).astype(np.int64))
     n = len(window)
     first = max(0, n - holdout, unseen if unseen < n else 0)
-    places = bundle.history.segments.position
-    of_ids = [places.get(id_) for id_ in sample.panel.segments.ids]
-    detectors = [None if at is None or bundle.status[at] != "ok" else bundle.detector(at) for at in of_ids]
+    places = bundle.find(sample.panel.segments.ids).tolist()
+    detectors = [None if at < 0 or bundle.status[at] != "ok" else bundle.detector(at) for at in places]
     goes_on = 0 < unseen < n
     contexts = _goes_on(bundle, sample, unseen, n - first) if goes_on else None
     return _rows(sample, Rows.of(sample, n - first, contexts), detectors, 0)
@@ -91,8 +90,7 @@ def _goes_on(bundle: ModelBundle, sample: Prepared, unseen: int, keep: int) -> F
 
     What a candidate has learned of data that were spoilt must not make the champion as bad.
     """
-    places = bundle.history.segments.position
-    at = np.array([places.get(id_, -1) for id_ in sample.panel.segments.ids], dtype=np.int64)
+    at = bundle.find(sample.panel.segments.ids)
     known = bundle.state(at[at >= 0])
     # Those that the bundle has not met are new to it; they have no detector either.
     fresh = Baseline.fresh(sample.scale[at < 0], bundle.feature_set)

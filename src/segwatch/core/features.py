@@ -18,7 +18,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import ndtri
 
 from segwatch.core import compiled
 from segwatch.core.noise import Kind, chance_of, relative_sd, standardised, value_at
@@ -195,6 +194,8 @@ class FeatureSet:
 
     def _flat(self, values: Floats, named: Mapping[str, Floats]) -> Floats:
         nats = self._surprise(values, named)
+        from scipy.special import ndtri  # see `_exact` of noise.py
+
         z = np.where(nats > np.log(2.0), -ndtri(np.exp(-np.minimum(nats, 600.0))), 0.0)
         is_usual = (named["repeat_rate"] >= USUAL_REPEATS) | (named["repeats"] >= _LONGEST_RUN)
         return np.where(np.isnan(values), np.nan, np.where(is_usual, 0.0, np.minimum(z, _LARGEST)))

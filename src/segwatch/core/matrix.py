@@ -50,8 +50,8 @@ def take(matrix: Matrix, rows: npt.NDArray[np.int64] | slice, room: Path | None 
     rows = np.arange(len(matrix))[rows]
     taken = new((len(rows), matrix.shape[1]), 0, room, matrix.dtype)
     # Of a file, whole pages are in memory until they are released.
-    for start in range(0, matrix.shape[1], 64):
-        taken[:, start : start + 64] = matrix[rows, start : start + 64]
+    for start in range(0, matrix.shape[1], 16):
+        taken[:, start : start + 16] = matrix[rows, start : start + 16]
         release(taken, matrix)
     return taken  # type: ignore[return-value]
 

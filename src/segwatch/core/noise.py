@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from scipy.special import betainc, betaincc, ndtri
 
 from segwatch.core.panel import Floats
 
@@ -71,6 +70,8 @@ def standardised(values: Floats, expected: Floats, noise: Floats, kind: Kind) ->
 
 def _exact(counts: Floats, mu: Floats, noise: Floats) -> Floats:
     """Normal score of the mid-p of counts under the negative binomial whose relative variance is that of the noise."""
+    from scipy.special import betainc, betaincc, ndtri  # a quarter of a second to import, which compiled code spares
+
     phi = np.maximum(noise * noise * (PHI + 1.0 / mu) - 1.0 / mu, 1e-4)
     size, chance = 1.0 / phi, 1.0 / (1.0 + phi * mu)
     counts = np.maximum(counts, 0.0)

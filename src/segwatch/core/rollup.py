@@ -12,7 +12,6 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
-from scipy.sparse import csr_matrix
 
 from segwatch.core import matrix
 from segwatch.core.panel import Floats, History, Ints, Panel, Segments
@@ -106,13 +105,15 @@ def _members(segments: Segments, rollups: Sequence[Values]) -> Iterator[tuple[Va
 
 @dataclass(frozen=True)
 class Rollups:
-    """Which segments each roll-up sums. rows: (n_rollups,), their places. sums: (n_rollups, n_segments), 0 and 1.
+    """Which segments each roll-up sums. rows: (n_rollups,), their places. members: the places of each one's segments,
+    one roll-up's after the other's; starts: (n_rollups,), where they begin.
 
     is_filled: whether they have their values already.
     """
 
     rows: Ints
-    sums: csr_matrix
+    members: Ints
+    starts: Ints
     is_filled: bool = False
 
     @classmethod
@@ -124,14 +125,12 @@ class Rollups:
         rows = np.flatnonzero(segments.is_rollup)
         members = dict(_members(segments, [segments.values[i] for i in rows]))
         of_rollups = [members[segments.values[i]] for i in rows]
-        lengths = [len(one) for one in of_rollups]
-        columns = np.concatenate([np.empty(0, dtype=np.int64), *of_rollups])
-        ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        return cls(
-            rows,
-            csr_matrix((np.ones(len(columns)), columns, ends), (len(rows), len(segments))),
-            panel.exposure is not None,
-        )
+        lengths = np.array([len(one) for one in of_rollups], dtype=np.int64)
+        return cls(rows, np.concatenate(of_rollups), np.cumsum(lengths) - lengths, panel.exposure is not None)
+
+    def _sums(self, values: Floats) -> Floats:
+        """(n_rollups,) sums of the segments' values (n_segments,)."""
+        return np.asarray(np.add.reduceat(values[self.members], self.starts))
 
     def fill(self, values: Floats, expected: Floats) -> None:
         """The roll-ups' values (n_segments,) of a period are, in place, the sums of their segments'.
@@ -142,9 +141,9 @@ class Rollups:
         if self.is_filled:
             return
         absent = np.isnan(values)
-        observed = self.sums @ np.where(absent, 0.0, values)
-        missing = self.sums @ np.where(absent, np.nan_to_num(expected), 0.0)
-        some = self.sums @ (~absent).astype(np.float64)
+        observed = self._sums(np.where(absent, 0.0, values))
+        missing = self._sums(np.where(absent, np.nan_to_num(expected), 0.0))
+        some = self._sums((~absent).astype(np.float64))
         usable = (some > 0) & (missing <= _MOST_MISSING * (observed + missing))
         values[self.rows] = np.where(usable, observed + missing, np.nan)
 
@@ -154,7 +153,7 @@ class Rollups:
         expected: (n_segments,) without any effect, NaN of a new segment.
         """
         plain = np.nan_to_num(expected)
-        without, with_effects = self.sums @ plain, self.sums @ (plain * np.exp(effects))
+        without, with_effects = self._sums(plain), self._sums(plain * np.exp(effects))
         known = (without > 0) & (with_effects > 0)
         effects[self.rows] = np.where(
             known, np.log(np.where(known, with_effects, 1.0) / np.where(known, without, 1.0)), 0.0

@@ -78,7 +78,7 @@ def fit_many(
     if n_periods < least_rows:
         return fits
     if compiled.native is None:
-        broken = _fit_each(X, is_complete, least_rows, levels, tolerance, fits)
+        broken = fit_each(X, is_complete, least_rows, levels, tolerance, fits)
     else:
         broken = compiled.native.fit(
             instruction_set or instruction_sets()[-1],
@@ -110,7 +110,7 @@ def instruction_sets() -> tuple[str, ...]:
     return compiled.native.instruction_sets() if compiled.native is not None else ()
 
 
-def _fit_each(
+def fit_each(
     X: Floats, is_complete: Bools, least_rows: int, levels: Sequence[float], tolerance: float, fits: Fits
 ) -> int:
     """The fits, in place, by scikit-learn. Returns the first segment with NaN or infinite values, or -1."""

@@ -7,7 +7,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -126,7 +126,9 @@ class Prepared:
         keys = self.shared.groups.keys
         table = pa.table({"dimension": [d for d, _ in keys], "value": pa.array([v for _, v in keys], pa.string())})
         feather.write_feather(table, str(directory / "groups.arrow"))
-        feather.write_feather(pa.table(self.state.columns()), str(directory / "state.arrow"))
+        (directory / "state").mkdir()
+        for field, array in zip(fields(Baseline), self.state.arrays, strict=True):
+            matrix.save(array, directory / "state" / f"{field.name}.npy")
 
     @classmethod
     def load(cls, directory: Path, recursion: Recursion) -> Prepared:
@@ -139,10 +141,10 @@ class Prepared:
         shared = Shared(
             Groups(keys, named["members"]), named["effects"], named["z"], matrix.load(directory / "known.npy")
         )
-        state = Baseline.from_table(feather.read_table(str(directory / "state.arrow")))
+        state = Baseline(**{f.name: matrix.load(directory / "state" / f"{f.name}.npy") for f in fields(Baseline)})
         occasions = Occasions.from_list(json.loads((directory / "occasions.json").read_text(encoding="utf-8")))
         pools = Pools(GroupScales(named["scale"], named["n_seen"]), Known(named["yearly"], occasions))
-        return cls(panel, recursion, state.scale, shared, state, pools)
+        return cls(panel, recursion, np.array(state.scale), shared, state, pools)
 
 
 def _scale(panel: Panel, features: FeatureSet) -> Floats:

@@ -10,6 +10,7 @@ from typing import Any
 
 import duckdb
 import ibis
+import numpy as np
 import pyarrow as pa
 
 from segwatch.core.schema import TableSchema
@@ -63,7 +64,7 @@ _HAS_SCHEMA = "SELECT 1 FROM duckdb_schemas() WHERE database_name = current_data
 _MAIN = "main"
 # Raw rows of a table that are grouped at a time.
 _ROWS_AT_A_TIME, _ROWS_OF_A_TABLE = 4_000_000, 250_000
-_FRUGAL = "128MiB"
+_FRUGAL, _LEAST = "128MiB", "8MiB"
 _ROWS, _STAGE = Name("temp", "segwatch_rows"), Name("temp", "segwatch_stage")
 
 
@@ -177,6 +178,11 @@ class DuckdbWarehouse(RelationalWarehouse):
             with suppress(duckdb.Error):
                 connection.unregister(_ROWS.table)
 
+    def span(self, source: Metric) -> tuple[np.datetime64, np.datetime64] | None:
+        """See Warehouse."""
+        with self._reading(), self._frugal():
+            return super().span(source)
+
     def observation_parts(self, source: Metric, window: Window) -> Iterator[pa.Table]:
         """See Warehouse. GROUP BY takes 100 bytes and more for each row that it makes."""
         with self._reading(), self._snapshot(), self._frugal():
@@ -207,8 +213,10 @@ class DuckdbWarehouse(RelationalWarehouse):
         try:
             yield
         finally:
-            with suppress(duckdb.Error):
-                self._execute("RESET memory_limit")
+            # What it holds of the file is let go of by a limit under it, and by nothing else.
+            for statement in (f"SET memory_limit = '{_LEAST}'", "RESET memory_limit"):
+                with suppress(duckdb.Error):
+                    self._execute(statement)
 
     @contextmanager
     def _snapshot(self) -> Iterator[None]:

@@ -11,8 +11,8 @@ namespace segwatch {
 namespace {
 
 constexpr double STEPS[] = {0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 14.0, 20.0, 30.0, 60.0};
-constexpr int N_STEPS = 17, N_CANDIDATES = 2 * N_STEPS + 2, BISECTIONS = 24;
-constexpr double IN_ORDER = 3.0, SAID = 4.0, TINY_P = 1e-300;
+constexpr int N_STEPS = 17, N_CANDIDATES = 2 * N_STEPS + 2, HALVINGS = 20;
+constexpr double IN_ORDER = 3.0, TRUNCATED = 0.2, SAID = 4.0, TINY_P = 1e-300, FAR = 1e-12;
 
 // The detectors of n segments: vectors (all, n_features) with weights (all,), offsets (n + 1,) of each segment's;
 // scaling (n, 2, n_features), centers and spreads; tails (n, 3), location, scale and stretch.
@@ -36,17 +36,34 @@ class Detector {
     padded_ = (m_ + PAD - 1) / PAD * PAD;
     columns_.assign(static_cast<size_t>(N_FEATURES * padded_), 0.0f);
     kernel_.resize(static_cast<size_t>(padded_));
-    logs_.resize(static_cast<size_t>(m_));
-    exponents_.resize(static_cast<size_t>(m_));
-    for (int64_t i = 0; i < m_; ++i) logs_[i] = std::log(all_.weights[first_ + i]);
     for (int64_t i = 0; i < m_; ++i)
       for (int k = 0; k < N_FEATURES; ++k) columns_[k * padded_ + i] = all_.vectors[(first_ + i) * N_FEATURES + k];
   }
 
-  // -ln sum_i w_i K(x_i, x), by log-sum-exp.
+  // -ln sum_i w_i K(x_i, x).
   double score(const double* X) {
     float x[N_FEATURES];
     scale(X, x);
+    kernels_.column(columns_.data(), padded_, N_FEATURES, x, static_cast<float>(all_.gamma), kernel_.data());
+    // In several sums, which the processor adds at once.
+    constexpr int64_t WIDTH = 8;
+    double parts[WIDTH] = {};
+    const double* weights = all_.weights + first_;
+    int64_t i = 0;
+    for (; i + WIDTH <= m_; i += WIDTH)
+      for (int64_t k = 0; k < WIDTH; ++k) parts[k] += weights[i + k] * static_cast<double>(kernel_[i + k]);
+    for (; i < m_; ++i) parts[0] += weights[i] * static_cast<double>(kernel_[i]);
+    double sum = 0.0;
+    for (const double part : parts) sum += part;
+    return sum > FAR ? -std::log(sum) : far_score(x);
+  }
+
+  double p_value(const double* X) { return p_of(score(X)); }
+
+ private:
+  // The score by log-sum-exp, for rows so far away that the kernels underflow.
+  double far_score(const float* x) {
+    exponents_.resize(static_cast<size_t>(m_));
     double peak = -std::numeric_limits<double>::infinity(), sum = 0.0;
     for (int64_t i = 0; i < m_; ++i) {
       double distance = 0.0;
@@ -54,23 +71,13 @@ class Detector {
         const double t = static_cast<double>(columns_[k * padded_ + i]) - x[k];
         distance += t * t;
       }
-      exponents_[i] = logs_[i] - all_.gamma * distance;
+      exponents_[i] = std::log(all_.weights[first_ + i]) - all_.gamma * distance;
       peak = std::max(peak, exponents_[i]);
     }
     for (int64_t i = 0; i < m_; ++i) sum += std::exp(exponents_[i] - peak);
     return -(peak + std::log(sum));
   }
 
-  double p_value(const double* X) {
-    float x[N_FEATURES];
-    scale(X, x);
-    kernels_.column(columns_.data(), padded_, N_FEATURES, x, static_cast<float>(all_.gamma), kernel_.data());
-    double sum = 0.0;
-    for (int64_t i = 0; i < m_; ++i) sum += all_.weights[first_ + i] * static_cast<double>(kernel_[i]);
-    return p_of(sum > 1e-12 ? -std::log(sum) : score(X));
-  }
-
- private:
   void scale(const double* X, float* x) const {
     const double* own = all_.scaling + segment_ * 2 * N_FEATURES;
     for (int k = 0; k < N_FEATURES; ++k)
@@ -90,7 +97,7 @@ class Detector {
   const Detectors& all_;
   int64_t segment_ = -1, first_ = 0, m_ = 0, padded_ = 0;
   std::vector<float> columns_, kernel_;
-  std::vector<double> logs_, exponents_;
+  std::vector<double> exponents_;
 };
 
 double restored(double stabilised_count) {
@@ -113,23 +120,33 @@ struct Row {
   Detector& detector;
   const double* context;
   Kind kind;
-  double threshold;
+  double log_threshold;
 
-  bool is_unflagged(double value) const {
+  // By how much a value's p-value is above the threshold, as a difference of logarithms: above 0 it is not flagged.
+  double margin(double value) const {
     const Own own = own_of(value, context, kind);
-    if (std::abs(own.z) < IN_ORDER && context[PEAK] >= SAID) return true;
+    if (std::abs(own.z) < IN_ORDER && context[PEAK] >= SAID) return 1.0;
     double X[N_FEATURES];
     features_of(value, context, own, kind, X);
-    return detector.p_value(X) > threshold;
+    return std::log(detector.p_value(X)) - log_threshold;
   }
 
-  // The last unflagged value from `inside` on, where `outside` is flagged.
-  double edge(double inside, double outside) const {
-    for (int k = 0; k < BISECTIONS; ++k) {
-      const double middle = (inside + outside) / 2.0;
-      (is_unflagged(middle) ? inside : outside) = middle;
+  // The last unflagged value from `inside` on, where `outside` is flagged; f and g are their margins (ITP).
+  double edge(double inside, double f, double outside, double g) const {
+    const double least = std::ldexp(1.0, -HALVINGS - 1);
+    double a = 0.0, b = 1.0, most = std::ldexp(least, HALVINGS + 1);
+    for (; b - a > 2.0 * least; most /= 2.0) {
+      const double half = (a + b) / 2.0, line = (g * a - f * b) / (g - f), away = sign(half - line);
+      const double step = TRUNCATED * (b - a) * (b - a), reach = most - (b - a) / 2.0;
+      double t = step <= std::abs(half - line) ? line + away * step : half;
+      if (std::abs(t - half) > reach) t = half - away * reach;
+      const double here = margin(inside + t * (outside - inside));
+      if (here > 0.0)
+        a = t, f = here;
+      else
+        b = t, g = here;
     }
-    return inside;
+    return inside + a * (outside - inside);
   }
 
   Interval bounds(double value, bool passes) const {
@@ -143,23 +160,30 @@ struct Row {
     std::sort(grid, grid + N_CANDIDATES);
     const double expected = kind == Kind::value ? context[UNIT] * std::sinh(context[EXPECTED])
                                                 : context[EXPECTED] / context[UNIT];
-    bool unflagged[N_CANDIDATES];
+    double margins[N_CANDIDATES];
+    bool is_known[N_CANDIDATES] = {};
+    const auto margin_of = [&](int k) {
+      if (!is_known[k]) margins[k] = grid[k] == value ? (passes ? 1.0 : -1.0) : margin(grid[k]);
+      is_known[k] = true;
+      return margins[k];
+    };
     int anchor = -1;
     for (int k = 0; k < N_CANDIDATES; ++k) {
-      const bool is_observed = grid[k] == value;
-      unflagged[k] = is_observed ? passes : is_unflagged(grid[k]);
-      if (!unflagged[k]) continue;
-      const bool is_first = anchor < 0;
-      if (passes ? is_observed && (is_first || grid[anchor] != value)
-                 : is_first || std::abs(grid[k] - expected) < std::abs(grid[anchor] - expected))
+      // Where the value passes, the interval is about it, and no other needs to be asked yet.
+      if (passes && grid[k] == value) {
+        anchor = k;
+        break;
+      }
+      if (!passes && margin_of(k) > 0.0 &&
+          (anchor < 0 || std::abs(grid[k] - expected) < std::abs(grid[anchor] - expected)))
         anchor = k;
     }
     if (anchor < 0) return {NaN, NaN};
     Interval found{NaN, NaN};
     for (int k = anchor + 1; k < N_CANDIDATES && found.upper != found.upper; ++k)
-      if (!unflagged[k]) found.upper = edge(grid[k - 1], grid[k]);
+      if (!(margin_of(k) > 0.0)) found.upper = edge(grid[k - 1], margin_of(k - 1), grid[k], margin_of(k));
     for (int k = anchor - 1; k >= 0 && found.lower != found.lower; --k)
-      if (!unflagged[k]) found.lower = edge(grid[k + 1], grid[k]);
+      if (!(margin_of(k) > 0.0)) found.lower = edge(grid[k + 1], margin_of(k + 1), grid[k], margin_of(k));
     // Nothing lies under zero, so an interval open to that side ends there.
     if (kind != Kind::value && found.lower != found.lower) found.lower = 0.0;
     return found;
@@ -256,7 +280,7 @@ PyObject* bounds(PyObject*, PyObject* args) {
     Detector detector(best_kernels(), lenders.all);
     for (int64_t i = 0; i < n; ++i) {
       detector.take(segments.as<int64_t>()[i]);
-      const Row row{detector, contexts.as<double>() + i * N_CONTEXT, kind, thresholds.as<double>()[i]};
+      const Row row{detector, contexts.as<double>() + i * N_CONTEXT, kind, std::log(thresholds.as<double>()[i])};
       const Interval found = row.bounds(values.as<double>()[i], passes.as<uint8_t>()[i]);
       lower.as<double>()[i] = found.lower, upper.as<double>()[i] = found.upper;
     }

@@ -156,15 +156,20 @@ class Columns {
   float gamma_ = 0;
 };
 
-// numpy.quantile's default, linear between the two nearest; `values` are put in another order.
-double quantile(double* values, int64_t n, double level) {
-  const double at = level * static_cast<double>(n - 1);
-  const int64_t below = std::min(static_cast<int64_t>(at), n - 1);
-  std::nth_element(values, values + below, values + n);
-  const double low = values[below];
-  if (below + 1 >= n) return low;
-  const double high = *std::min_element(values + below + 1, values + n), part = at - static_cast<double>(below);
-  return part >= 0.5 ? high - (high - low) * (1.0 - part) : low + (high - low) * part;
+// numpy.quantile's default, linear between the two nearest, of levels that rise; `values` are put in another order.
+void quantiles_of(double* values, int64_t n, const double* levels, int64_t n_levels, double* found) {
+  int64_t sorted = 0;  // None from here on is smaller than one before.
+  for (int64_t q = 0; q < n_levels; ++q) {
+    const double at = levels[q] * static_cast<double>(n - 1);
+    const int64_t below = std::min(static_cast<int64_t>(at), n - 1);
+    if (below < sorted) sorted = 0;
+    std::nth_element(values + sorted, values + below, values + n);
+    sorted = below;
+    const double low = found[q] = values[below];
+    if (below + 1 >= n) continue;
+    const double high = *std::min_element(values + below + 1, values + n), part = at - static_cast<double>(below);
+    found[q] = part >= 0.5 ? high - (high - low) * (1.0 - part) : low + (high - low) * part;
+  }
 }
 
 struct Settings {
@@ -199,7 +204,7 @@ class Solver {
       for (int64_t k = 0; k < d; ++k) scaled[i * d + k] = features_[k * padded_of(n) + i];
     std::copy(alpha_.get(), alpha_.get() + n, alpha);
     score(n);
-    for (int64_t q = 0; q < s_.n_levels; ++q) quantiles[q] = quantile(work_.data(), n, s_.levels[q]);
+    quantiles_of(work_.data(), n, s_.levels, s_.n_levels, quantiles);
     return n;
   }
 
@@ -220,8 +225,10 @@ class Solver {
       for (int64_t i = 0; i < n; ++i) mean += work_[i] = X[rows_[i] * d + k];
       mean /= static_cast<double>(n);
       for (int64_t i = 0; i < n; ++i) squares += (work_[i] - mean) * (work_[i] - mean);
-      const double middle = quantile(work_.data(), n, 0.5);
-      const double low = quantile(work_.data(), n, 0.25), high = quantile(work_.data(), n, 0.75);
+      const double levels[] = {0.25, 0.5, 0.75};
+      double found[3];
+      quantiles_of(work_.data(), n, levels, 3, found);
+      const double low = found[0], middle = found[1], high = found[2];
       const double tiny = 1e-9 * std::max(1.0, std::abs(middle));
       double own = (high - low) / IQR_TO_SD;
       if (!(own > tiny)) own = std::sqrt(squares / static_cast<double>(n));
@@ -277,7 +284,7 @@ class Solver {
     const int64_t whole = std::min(static_cast<int64_t>(total), n);
     for (int64_t i = 0; i < n; ++i) rows_[i] = i;
     const int64_t chosen = std::min(whole + 1, n);
-    std::partial_sort(rows_.begin(), rows_.begin() + chosen, rows_.begin() + n, [this](int64_t a, int64_t b) {
+    std::nth_element(rows_.begin(), rows_.begin() + chosen - 1, rows_.begin() + n, [this](int64_t a, int64_t b) {
       return work_[a] < work_[b] || (work_[a] == work_[b] && a < b);
     });
     std::fill(alpha_.get(), alpha_.get() + n, 0.0);
