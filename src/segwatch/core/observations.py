@@ -63,7 +63,7 @@ class Numbers:
             order = np.argsort(known)
             self._keys[d], self._numbers[d] = known[order], numbers[order]
             place = np.searchsorted(self._keys[d], met)
-        return self._numbers[d][place][encoded.indices.to_numpy()]
+        return np.asarray(self._numbers[d][place][encoded.indices.to_numpy()])
 
     def _named(self, keys: Ints) -> Iterator[Values]:
         """The values of all dimensions of keys of the last one."""

@@ -60,7 +60,9 @@ def _joined(leaves: Floats, n_rollups: int, members: Sequence[Ints] | None, room
     where nothing was."""
     joined: Floats = matrix.new((len(leaves) + n_rollups, leaves.shape[1]), np.nan, room)
     matrix.copy_into(joined, leaves)
-    for some in matrix.columns(leaves) if members else ():
+    if members is None:
+        return joined
+    for some in matrix.columns(leaves):
         block = np.array(leaves[:, some])
         for row, rows in enumerate(members, len(leaves)):
             is_known = ~np.isnan(block[rows])
