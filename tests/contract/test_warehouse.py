@@ -508,6 +508,18 @@ def test_observations_sum_duplicates_in_the_promised_form(backend: Backend, ware
     ]
 
 
+def test_the_parts_of_the_observations_are_their_rows_in_any_order(backend: Backend, warehouse: Warehouse) -> None:
+    days = [f"2024-01-{d:02}" for d in range(1, 29)]
+    rows = [(day, c, p, k + 1) for k, day in enumerate(days) for c in ("it", None) for p in ("ios", "web", "web")]
+    backend.load("users", metric_rows(*rows))
+    parts = list(warehouse.observation_parts(metric(), JANUARY))
+    assert all(part.schema == observations_schema(DIMENSIONS) for part in parts)
+    together = pa.concat_tables(parts).sort_by([(name, "ascending") for name in (*DIMENSIONS, "ts")])
+    assert together.equals(warehouse.observations(metric(), JANUARY).combine_chunks())
+    with pytest.raises(DataError, match="no rows"):
+        list(warehouse.observation_parts(metric(), Window(np.datetime64("2030-01-01"), np.datetime64("2030-01-02"))))
+
+
 RATE = {"value": "orders", "denominator": "visits"}
 
 

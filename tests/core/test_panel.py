@@ -197,3 +197,15 @@ def test_ids_tell_apart_what_labels_do_not():
 def test_an_empty_window_is_refused():
     with pytest.raises(UsageError, match="is empty"):
         Window(np.datetime64("2024-03-01"), np.datetime64("2024-03-01"))
+
+
+def test_a_panel_in_files_is_as_one_in_memory(tmp_path):
+    rows = [(d, c, k, i + 5.0, i + 9.0) for i, d in enumerate(WINDOW.times[1:]) for c in ("it", "fr") for k in "xy"][1:]
+    for table, kind in ((observations([r[:4] for r in rows]), "zero"), (of_ratio(rows), "gap")):
+        plain = build_panel(table, DIMENSIONS, WINDOW, kind)
+        in_file = build_panel(table, DIMENSIONS, WINDOW, kind, room=tmp_path)
+        for ours, theirs in ((in_file.values, plain.values), (in_file.exposure, plain.exposure)):
+            np.testing.assert_array_equal(ours, theirs)
+        assert in_file.history.segments == plain.history.segments
+        np.testing.assert_array_equal(in_file.last(2).values, plain.values[:, -2:])
+        assert in_file.last(2).window.start == WINDOW.times[-2]

@@ -5,8 +5,10 @@ from functools import cache
 import numpy as np
 import pytest
 
+from segwatch.core import matrix
 from segwatch.core.baseline import Baseline, Recursion
 from segwatch.core.features import FEATURES, FeatureSet
+from segwatch.core.panel import Panel
 from segwatch.core.rollup import with_rollups
 from segwatch.core.training import MIN_ROWS, Prepared, Rows, alive, ended_after, fit_prepared, fit_rows, parts
 
@@ -37,6 +39,26 @@ def assert_same_fit(one, other):
         np.testing.assert_array_equal(one.detector.weights, other.detector.weights)
         np.testing.assert_array_equal(one.detector.scaling.center, other.detector.scaling.center)
         assert one.detector.calibration == other.detector.calibration
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_panel_in_files_is_prepared_and_trains_as_one_in_memory(tmp_path, kind):
+    before = prepared(kind)
+    leaves = before.panel.take(np.flatnonzero(~before.panel.segments.is_rollup))
+    filed = []
+    for values in (leaves.values, leaves.exposure):
+        filed.append(values if values is None else matrix.new(values.shape, np.nan, tmp_path))
+        if values is not None:
+            matrix.copy_into(filed[-1], values)
+    panel = Panel(leaves.history, leaves.window, *filed)
+    panel = panel if kind == "value" else with_rollups(panel, 1, room=tmp_path)
+    again = Prepared.of(panel, before.recursion, room=tmp_path)
+    np.testing.assert_array_equal(again.values, before.values)
+    np.testing.assert_array_equal(again.shared.effects, before.shared.effects)
+    again.save(tmp_path / "it")
+    loaded = Prepared.load(tmp_path / "it", before.recursion)
+    for one, other in zip(fit_prepared(loaded, 60), fit_prepared(before, 60), strict=True):
+        assert_same_fit(one, other)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -129,7 +129,15 @@ class BigqueryWarehouse:
 
     def observation_parts(self, source: Metric, window: Window) -> Iterator[pa.Table]:
         """See Warehouse. One query reads the table once."""
-        yield self.observations(source, window)
+        from segwatch.warehouses import query
+
+        held, table = self._metric_table(source)
+        with self._reading(held):
+            query.check_rows(self._run, table, source, window)
+            rows = query.observations(table, source, window, in_order=False)
+            with self._result(_compiled(rows)) as name:
+                for part in self._open().stream(name):
+                    yield query.named(part, source)
 
     def span(self, source: Metric) -> tuple[np.datetime64, np.datetime64] | None:
         """See Warehouse."""
@@ -405,14 +413,20 @@ class BigqueryWarehouse:
         return self._open().fetch(_compiled(expression))
 
     def _rows(self, query: Query) -> pa.Table:
-        """All rows of a query, in no order, by way of a table that is gone afterwards."""
+        """All rows of a query, in no order."""
+        with self._result(query) as name:
+            return self._open().read(name)
+
+    @contextmanager
+    def _result(self, query: Query) -> Iterator[Name]:
+        """A table of the query's rows; it is gone afterwards."""
         session = self._open()
         expires_at = self._clock() + _TEMPORARY_FOR
         name = Name(self._project, self._dataset, _ROWS_PREFIX + secrets.token_hex(8))
         labels = {**self._google.labels, **_temporary(expires_at)}
         try:
             session.execute(sql.create_from(name, query, expires_at, labels))
-            return session.read(name)
+            yield name
         finally:
             session.drop_table(name)
 

@@ -131,16 +131,19 @@ class PostgresWarehouse(RelationalWarehouse):
     def _fetch(self, statement: Query) -> pa.Table:
         with self._open().cursor() as cursor:
             cursor.execute(statement.text, list(statement.values) or None)
-            rows = cursor.fetch_arrow_table()
-        return rows.cast(pa.schema([field.remove_metadata() for field in rows.schema]))
+            return _plain(cursor.fetch_arrow_table())
+
+    def _stream(self, expression: Any) -> Iterator[pa.Table]:
+        with self._open().cursor() as cursor:
+            cursor.execute(_compiled(expression))
+            for batch in cursor.fetch_record_batch():
+                yield _plain(pa.Table.from_batches([batch]))
 
     def _rows(self, text: str, *values: str) -> list[tuple[Any, ...]]:
         return [tuple(row.values()) for row in self._fetch(Query(text, values)).to_pylist()]
 
     def _run(self, expression: Any) -> pa.Table:
-        compiler = PostgresCompiler()
-        tree = sql.in_byte_order(compiler.to_sqlglot(expression))
-        return self._fetch(Query(str(tree.sql(dialect=compiler.dialect))))
+        return self._fetch(Query(_compiled(expression)))
 
     def _relations(self) -> list[Relation]:
         return [
@@ -181,6 +184,16 @@ class PostgresWarehouse(RelationalWarehouse):
             except Error as error:
                 if error.sqlstate not in (_NOT_EMPTY, _NO_SCHEMA):
                     raise
+
+
+def _compiled(expression: Any) -> str:
+    compiler = PostgresCompiler()
+    return str(sql.in_byte_order(compiler.to_sqlglot(expression)).sql(dialect=compiler.dialect))
+
+
+def _plain(rows: pa.Table) -> pa.Table:
+    """The rows without what the driver says of the columns."""
+    return rows.cast(pa.schema([field.remove_metadata() for field in rows.schema]))
 
 
 def _staged_schema(rows: pa.Schema) -> pa.Schema:

@@ -107,7 +107,11 @@ class RelationalWarehouse(ABC):
 
     def observation_parts(self, source: Metric, window: Window) -> Iterator[pa.Table]:
         """See Warehouse."""
-        yield self.observations(source, window)
+        with self._reading():
+            table = self._metric_table(source)
+            query.check_rows(self._run, table, source, window)
+            for rows in self._stream(query.observations(table, source, window, in_order=False)):
+                yield query.named(rows, source)
 
     def span(self, source: Metric) -> tuple[np.datetime64, np.datetime64] | None:
         """See Warehouse."""
@@ -225,6 +229,10 @@ class RelationalWarehouse(ABC):
     @abstractmethod
     def _run(self, expression: Any) -> pa.Table:
         """The rows of an ibis expression."""
+
+    @abstractmethod
+    def _stream(self, expression: Any) -> Iterator[pa.Table]:
+        """The rows of an ibis expression in tables of some of them."""
 
     @abstractmethod
     def _relations(self) -> list[Relation]:
