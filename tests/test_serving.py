@@ -321,6 +321,8 @@ def test_health_is_answered_while_large_requests_are_scored(server):
 
 def test_json_lines_name_the_requests_and_text_does_not(server, model, tmp_path):
     server.ask("GET", "/nothing/of/this/name")
+    # The answer comes before the line about it.
+    until(lambda: any(line.get("path") == "/nothing/of/this/name" for line in server.lines()))
     [line] = [line for line in server.lines() if line.get("path") == "/nothing/of/this/name"]
     assert (line["event"], line["method"], line["status"]) == ("request", "GET", 404) and line["milliseconds"] > 0
     with serve(tmp_path, "--model", str(model), "--port", "0", before=()) as talks:
