@@ -7,17 +7,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from segwatch.core.segment import counted
+from segwatch.core.segment import counted, label
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from segwatch.core.bundle import ModelBundle
+    from segwatch.core.incidents import Incident
     from segwatch.core.training import Progress
     from segwatch.gaps import Gap
     from segwatch.runner import BacktestWeek, EvaluateSummary, InferSummary, TrainSummary
 
-_MAX_GAPS = 5
+_MAX_GAPS, _MAX_INCIDENTS = 5, 10
 
 
 class QuietObserver:
@@ -142,8 +143,11 @@ def infer_rows(summary: InferSummary) -> dict[str, str]:
         "watched": counted(summary.n_segments, summary.n_rollups),
         "anomalies": f"{summary.n_anomalies:,}",
     }
-    for worst in summary.worst:
-        rows[f"  {worst.segment}"] = f"{worst.impact:{_size(worst.impact)}} in {_alerts(worst.n_anomalies)}"
+    if summary.incidents:
+        rows["incidents"] = "\n".join(_incident_lines(summary.incidents))
+    else:
+        for worst in summary.worst:
+            rows[f"  {worst.segment}"] = f"{worst.impact:{_size(worst.impact)}} in {_alerts(worst.n_anomalies)}"
     if summary.gaps:
         rows["no data"] = "\n".join(_gap_lines(summary.gaps))
     rows |= _warnings(summary.warnings)
@@ -155,6 +159,35 @@ def infer_rows(summary: InferSummary) -> dict[str, str]:
 def _size(impact: float) -> str:
     """Format of an impact: that of a ratio is a fraction."""
     return "+,.0f" if abs(impact) >= 10 else "+.3g"
+
+
+def _incident_lines(incidents: Sequence[Incident]) -> Iterator[str]:
+    """The first incidents, and how many more there are."""
+    from segwatch.core.incidents import sentence
+
+    for one in incidents[:_MAX_INCIDENTS]:
+        yield sentence(one)
+    if len(incidents) > _MAX_INCIDENTS:
+        yield f"and {len(incidents) - _MAX_INCIDENTS:,} more: see `segwatch incidents`"
+
+
+def incident_facts(one: Incident) -> dict[str, object]:
+    """What is known of an incident, for JSON."""
+    from segwatch.core.incidents import sentence
+
+    return {
+        "id": one.id,
+        "status": one.status,
+        "first_seen": str(one.first_seen),
+        "last_seen": str(one.last_seen),
+        "cause": label(one.values),
+        "direction": one.direction,
+        "impact": one.impact,
+        "total_impact": one.total_impact,
+        "n_segments": one.n_segments,
+        "segments": list(one.labels),
+        "said": sentence(one),
+    }
 
 
 def _gap_lines(gaps: Sequence[Gap]) -> Iterator[str]:

@@ -46,6 +46,7 @@ class Run:
     warehouse: Warehouse
     registry: ModelRegistry
     predictions_table: str
+    incidents_table: str
     workspace: Path
     observer: Observer
     selection: Selection = field(default_factory=dict)
@@ -76,6 +77,7 @@ def open_run(
             warehouse,
             open_registry(where.registry, where.bucket, where.google, where.image),
             settings.predictions_table,
+            settings.incidents_table,
             workspace,
             observer,
             selection,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ from segwatch import steps
 from segwatch.core.bundle import ModelBundle
 from segwatch.core.compiled import notice
 from segwatch.core.evaluation import SAMPLE
+from segwatch.core.incidents import Incident
 from segwatch.core.injection import Found
 from segwatch.core.observations import write_observations
 from segwatch.core.panel import build_panel
@@ -26,6 +27,7 @@ from segwatch.core.training import Progress
 from segwatch.core.window import Window, length
 from segwatch.errors import DataError, ModelError, disk_error
 from segwatch.gaps import Gap, gaps_of
+from segwatch.incidents import incidents_of, latest, update_incidents
 from segwatch.registries import ModelVersion
 from segwatch.run import Observer, Run
 from segwatch.settings import Metric
@@ -64,7 +66,8 @@ class Worst:
 
 @dataclass(frozen=True)
 class InferSummary:
-    """What a scoring did. worst: segments and roll-ups by the size of their impact. gaps: data that did not arrive."""
+    """What a scoring did. worst: segments and roll-ups by the size of their impact. gaps: data that did not arrive.
+    incidents: what the Window's last word of each is, those of the largest impact first and the resolved ones last."""
 
     window: Window
     version: ModelVersion
@@ -78,6 +81,7 @@ class InferSummary:
     seconds: Mapping[str, float]
     warnings: tuple[str, ...] = ()
     gaps: tuple[Gap, ...] = ()
+    incidents: tuple[Incident, ...] = ()
 
 
 @dataclass
@@ -261,7 +265,8 @@ def infer(run: Run, window: Window, *, keep_features: bool = False) -> InferSumm
             n_rows = steps.publish(
                 run.warehouse, run.predictions_table, run.metric_name, window, predictions, run.selection
             )
-    return scoring_summary(run.metric, window, version, predictions, n_rows, clock.seconds, table)
+            said = publish_incidents(run, window, predictions)
+    return scoring_summary(run.metric, window, version, predictions, n_rows, clock.seconds, said, table)
 
 
 def _score(
@@ -281,6 +286,13 @@ def _score(
     return steps.select(predictions, run.selection, window), features.table if keep_features else None
 
 
+def publish_incidents(run: Run, window: Window, predictions: pa.Table) -> list[Incident]:
+    """What the predictions say of incidents, which the table then holds; some of the segments alone say nothing."""
+    if run.selection:
+        return []
+    return update_incidents(run.warehouse, run.incidents_table, run.metric_name, run.metric, window, predictions)
+
+
 def scoring_summary(
     metric: Metric,
     window: Window,
@@ -288,9 +300,10 @@ def scoring_summary(
     rows: pa.Table,
     n_rows: int,
     seconds: Mapping[str, float],
+    said: Sequence[Incident] = (),
     features_table: str | None = None,
 ) -> InferSummary:
-    """What a scoring did, from the predictions it published."""
+    """What a scoring did, from the predictions it published and what it said of incidents."""
     statuses = {row["values"]: row["counts"] for row in pc.value_counts(rows["status"]).to_pylist()}
     flagged = rows.filter(rows["is_anomaly"])
     is_segment = pc.equal(rows["level"], metric.level)
@@ -308,6 +321,7 @@ def scoring_summary(
         seconds,
         steps.warnings(rows, version.metrics),
         gaps_of(rows, metric.dimensions, metric.grain),
+        tuple(_by_rank(latest(said))),
     )
 
 
@@ -375,6 +389,16 @@ def plan_inference(run: Run, window: Window) -> dict[str, object]:
             f" {counted(*map(steps.counts_of(bundle).__getitem__, ('segments', 'rollups')))})",
             "writes": f"table {run.predictions_table}, in place of what it holds of {run.metric_name} in {window}",
         }
+
+
+def incidents(run: Run, window: Window) -> list[Incident]:
+    """What is known of each incident of the Window, as of its last period: the open ones first, by impact."""
+    said = incidents_of(run.warehouse, run.incidents_table, run.metric_name, run.metric, window)
+    return _by_rank(latest(said))
+
+
+def _by_rank(known: Iterable[Incident]) -> list[Incident]:
+    return sorted(known, key=lambda one: (one.status == "resolved", -abs(one.total_impact), one.id))
 
 
 def report(run: Run, window: Window) -> str:

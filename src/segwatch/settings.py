@@ -236,6 +236,7 @@ class Settings(BaseSettings):
 
     default_target: Name = Field("dev", description="Target used without --target")
     predictions_table: Name = Field("predictions", description="Table that predictions are written to")
+    incidents_table: Name = Field("incidents", description="Table that incidents are written to")
     targets: dict[Name, Target] = Field(min_length=1)
     metrics: dict[Name, Metric] = Field(min_length=1)
 
@@ -432,6 +433,7 @@ TEMPLATE = """\
 
 default_target = "dev"              # the target used without --target
 # predictions_table = "predictions" # where predictions are written
+# incidents_table = "incidents"     # where incidents are written
 
 [targets.dev]
 warehouse = "duckdb:///segwatch.duckdb"  # the database that holds the metric; segwatch adds its tables

@@ -57,6 +57,7 @@ for _command, _name in (
     (pipelines.compile_, "compile"),
     (project.serve, "serve"),
     (project.doctor, "doctor"),
+    (project.incidents, "incidents"),
     (project.report, "report"),
     (project.destroy, "destroy"),
 ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -51,6 +52,7 @@ def init(
 def create(context: typer.Context) -> None:
     """Make the tables and the model registry; what is there already stays."""
     from segwatch.data import labels_schema, metric_schema
+    from segwatch.incidents import incidents_table
     from segwatch.steps import predictions_table
 
     settings = context.obj.settings()
@@ -58,6 +60,9 @@ def create(context: typer.Context) -> None:
         # First, because making a table is what makes a new database file.
         made = [settings.predictions_table] * warehouse.create_table(
             settings.predictions_table, predictions_table(settings.dimensions)
+        )
+        made += [settings.incidents_table] * warehouse.create_table(
+            settings.incidents_table, incidents_table(settings.dimensions)
         )
         for metric in settings.metrics.values():
             if warehouse.table_schema(metric.table) is None:
@@ -154,6 +159,32 @@ def report(
         page = runner.report(run, reporting_window(run, start, end))
     write_whole(output, page)
     context.obj.say("report", wrote=output.absolute())
+
+
+def incidents(
+    context: typer.Context,
+    metric: MetricOption = None,
+    start: Start = None,
+    end: End = None,
+    open_: Annotated[bool, typer.Option("--open", help="Only those that are not resolved.")] = False,
+) -> None:
+    """Print what broke in the last 90 periods, open incidents first: a line each, JSON with --log-format json."""
+    from segwatch import runner
+    from segwatch.console import incident_facts
+    from segwatch.run import reporting_window
+
+    with opened_run(context.obj, metric, None) as run:
+        found = runner.incidents(run, reporting_window(run, start, end))
+    for one in found:
+        if open_ and one.status == "resolved":
+            continue
+        facts = incident_facts(one)
+        if context.obj.log_format is LogFormat.json:
+            typer.echo(json.dumps(facts, ensure_ascii=False))
+        else:
+            typer.echo("\t".join(str(facts[name]) for name in ("id", "first_seen", "last_seen", "said")))
+    if not found:
+        typer.echo("no incident", err=True)
 
 
 def destroy(context: typer.Context, yes: Yes = False) -> None:

@@ -23,6 +23,11 @@ def predictions_schema() -> TableSchema:
     return _schema("predictions_schema.json")
 
 
+def incidents_schema() -> TableSchema:
+    """Fixed columns of the incidents table."""
+    return _schema("incidents_schema.json")
+
+
 def _schema(name: str) -> TableSchema:
     return TableSchema.from_json(resources.files(__name__).joinpath(name).read_text(encoding="utf-8"))
 

@@ -234,7 +234,8 @@ def publish(
         rows = steps.select(feather.read_table(predictions), selection, scored)
         used = run.registry.resolve(steps.model_name(metric), version)
         n_rows = steps.publish(run.warehouse, run.predictions_table, metric, scored, rows, selection)
-        done = runner.scoring_summary(run.metric, scored, used, rows, n_rows, {})
+        said = [] if selection else runner.publish_incidents(run, scored, rows)
+        done = runner.scoring_summary(run.metric, scored, used, rows, n_rows, {}, said)
     _new(summary).write_text(json.dumps({"infer": infer_rows(done), "anomalies": done.n_anomalies}), encoding="utf-8")
     return done.n_anomalies
 

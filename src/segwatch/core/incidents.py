@@ -1,0 +1,331 @@
+"""Incidents: what broke, said once, however many segments show it and however long it lasts.
+
+In each period the anomalies are put down to causes (`causes_of`): sets of dimension values that account for the change
+(`segwatch.core.localisation`), or a segment by itself. A cause that goes on from one period to the next is one incident
+(`follow`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from segwatch.core.localisation import EXPOSED, localise
+from segwatch.core.panel import Bools, Floats, Ints, Segments
+from segwatch.core.segment import Values, label
+from segwatch.core.window import Grain, length
+
+Status = Literal["new", "ongoing", "worse", "resolved"]
+Direction = Literal["up", "down"]
+
+QUIET = 1
+"""Periods without an anomaly that an incident outlives: one good day in an outage does not end it."""
+
+# A sum is explained by what accounts for half of its change.
+_EXPLAINED = 0.5
+# What fell hardly more than the average is no cause of its own where the total alerts.
+_EVEN = 1.25
+# An incident is worse once its impact is so many times that of its worst period so far.
+_WORSE = 1.5
+# Of a wider cause's impact that an incident must have had to be the beginning of it.
+_PART = 0.25
+# Causes looked for among all segments, in a period and direction; what is left is said segment by segment.
+_MOST_CAUSES = 25
+MOST_NAMED = 20
+"""Segments that an incident names, those of the largest impact."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A period's rows: segments and roll-ups that could be scored. values, expected, p_value: (n_rows,). is_anomaly:
+    (n_rows,). is_additive: whether values can be added up, as counts can and temperatures cannot."""
+
+    segments: Segments
+    values: Floats
+    expected: Floats
+    p_value: Floats
+    is_anomaly: Bools
+    is_additive: bool = True
+
+    @property
+    def change(self) -> Floats:
+        return self.values - self.expected
+
+
+@dataclass(frozen=True)
+class Cause:
+    """What broke in a period. values: of the dimensions, None for any. impact, expected: of its segments together, in
+    the metric's unit. share: part of the period's change in this direction that it accounts for, NaN where values
+    cannot be added up. rows: positions of the anomalous rows that it explains; segments: positions of its segments,
+    the largest impact first."""
+
+    values: Values
+    direction: Direction
+    impact: float
+    expected: float
+    share: float
+    rows: Ints
+    segments: Ints
+
+
+def causes_of(scored: Scored) -> list[Cause]:
+    """The causes of a period's anomalies, the largest impact first; each anomaly is put down to one of them."""
+    causes = [*_of_direction(scored, "down"), *_of_direction(scored, "up")]
+    return sorted(causes, key=lambda cause: (-abs(cause.impact), label(cause.values)))
+
+
+def _of_direction(scored: Scored, direction: Direction) -> Iterator[Cause]:
+    sign = 1.0 if direction == "up" else -1.0
+    change = sign * scored.change
+    pending = scored.is_anomaly & (change > 0)
+    if not pending.any():
+        return
+    codes, is_rollup = scored.segments.codes, scored.segments.is_rollup
+    total = float(np.maximum(change, 0.0)[~is_rollup].sum()) if scored.is_additive else np.nan
+    # Segments whose change is not put down to a cause yet.
+    rest = ~is_rollup
+
+    def caused_by(cell: Ints) -> Cause:
+        inside = _within(codes, cell)
+        explained = pending & (inside | _explains(codes, cell, change, rest))
+        leaves = np.flatnonzero(inside & rest)
+        leaves = leaves[np.argsort(-change[leaves], kind="stable")]
+        impact, expected = sign * float(change[leaves].sum()), float(scored.expected[leaves].sum())
+        one = leaves if len(leaves) else np.flatnonzero(explained)
+        values = tuple(None if code < 0 else scored.segments.values[one[0]][d] for d, code in enumerate(cell))
+        return Cause(values, direction, impact, expected, abs(impact) / total, np.flatnonzero(explained), leaves)
+
+    if scored.is_additive:
+        for _ in range(_MOST_CAUSES):
+            cell = _common_cause(scored, codes, rest, pending, int(sign))
+            if cell is None:
+                break
+            yield (cause := caused_by(cell))
+            pending[cause.rows] = False
+            rest[cause.segments] = False
+        for cell in _summed_causes(codes, change, is_rollup, pending, scored.expected):
+            if pending[_at(codes, cell)]:
+                yield (cause := caused_by(cell))
+                pending[cause.rows] = False
+                rest[cause.segments] = False
+    # The others speak for themselves.
+    for row in np.flatnonzero(pending)[np.argsort(scored.p_value[pending], kind="stable")]:
+        if pending[row]:
+            rows = np.array([row])
+            if scored.is_additive:
+                rows = np.union1d(rows, np.flatnonzero(pending & _explains(codes, codes[:, row], change, rest)))
+            pending[rows] = False
+            rest[row] = False
+            impact = float(scored.change[row])
+            yield Cause(
+                values=scored.segments.values[row],
+                direction=direction,
+                impact=impact,
+                expected=float(scored.expected[row]),
+                share=abs(impact) / total,
+                rows=rows,
+                segments=np.array([row]),
+            )
+
+
+def _common_cause(scored: Scored, codes: Ints, rest: Bools, pending: Bools, sign: int) -> Ints | None:
+    """The cell of the best candidate that anomalies speak for; None without one.
+
+    Of a single segment its own alert does, of several two of theirs or one of a roll-up inside or of the cell itself.
+    """
+    at = np.flatnonzero(rest)
+    if not len(at):
+        return None
+    found = localise(codes[:, at], scored.values[at], scored.expected[at], most=3, direction=sign)
+    total = np.full(len(codes), -1)
+    is_even = not found or found[0].share < _EVEN * found[0].exposure
+    if is_even and (pending & (codes < 0).all(axis=0)).any():
+        return total
+    for candidate in found:
+        if candidate.also:
+            continue
+        cell = total.copy()
+        for d, code in candidate.dimensions.items():
+            cell[d] = code
+        inside = _within(codes, cell)
+        alerting = np.flatnonzero(pending & inside & rest)
+        if candidate.n_leaves == 1:
+            if len(alerting):
+                return codes[:, alerting[0]]
+        elif len(alerting) > 1 or (pending & inside & scored.segments.is_rollup).any():
+            return cell
+    return None
+
+
+def _summed_causes(codes: Ints, change: Floats, is_rollup: Bools, pending: Bools, expected: Floats) -> Iterator[Ints]:
+    """Cells of the roll-ups that alerted although no group of segments stands out, the best account first: as in
+    `localise`, but of the sums themselves, the total among them."""
+    rows = np.flatnonzero(pending & is_rollup)
+    if not len(rows):
+        return
+    weight = np.abs(expected)
+    score = change[rows] / change[rows].max() - EXPOSED * weight[rows] / max(float(weight[~is_rollup].sum()), 1e-12)
+    for row in rows[np.argsort(-score, kind="stable")]:
+        yield codes[:, row]
+
+
+def _within(codes: Ints, cell: Ints) -> Bools:
+    """(n_rows,), which rows lie in a cell: one code for each dimension, -1 for any."""
+    return np.asarray(((cell[:, None] < 0) | (codes == cell[:, None])).all(axis=0))
+
+
+def _at(codes: Ints, cell: Ints) -> int:
+    return int(np.flatnonzero((codes == cell[:, None]).all(axis=0))[0])
+
+
+def _explains(codes: Ints, cell: Ints, change: Floats, rest: Bools) -> Bools:
+    """(n_rows,), the roll-ups of whose change half or more lies in the cell."""
+    inside = _within(codes, cell) & rest
+    found = np.zeros(codes.shape[1], dtype=bool)
+    for row in np.flatnonzero((codes < 0).any(axis=0) & (change > 0)):
+        if ((cell < 0) | (codes[:, row] < 0) | (cell == codes[:, row])).all():
+            common = float(change[inside & _within(codes, codes[:, row])].sum())
+            found[row] = common >= _EXPLAINED * change[row]
+    return found
+
+
+@dataclass(frozen=True)
+class Incident:
+    """An incident as of one period. values: see `Cause`; those of its worst period. first_seen, last_seen: periods with
+    an anomaly. impact, expected, share: of this period; total_impact: of all so far; peak: the largest |impact| so far.
+    segments: ids of the segments of the largest impact; labels: their names. n_segments: how many it concerns."""
+
+    id: str
+    ts: np.datetime64
+    first_seen: np.datetime64
+    last_seen: np.datetime64
+    status: Status
+    direction: Direction
+    values: Values
+    impact: float
+    expected: float
+    share: float
+    total_impact: float
+    peak: float
+    n_segments: int
+    segments: tuple[str, ...]
+    labels: tuple[str, ...]
+
+
+def incident_id(metric: str, dimensions: Sequence[str], cause: Cause, first_seen: np.datetime64) -> str:
+    """Stable id of an incident: 20 hex digits over what broke first, and when."""
+    pairs = [[name, value] for name, value in zip(dimensions, cause.values, strict=True) if value is not None]
+    document = json.dumps([metric, str(first_seen), cause.direction, pairs], separators=(",", ":"))
+    return hashlib.blake2b(document.encode(), digest_size=10).hexdigest()
+
+
+def follow(
+    metric: str, open_: Sequence[Incident], scored: Scored, ts: np.datetime64, grain: Grain
+) -> tuple[list[Incident], list[Incident]]:
+    """The incidents as of a period, and those that are open after it.
+
+    open_: those open before the period. A cause belongs to the open incident of its direction that is about the same
+    dimension values, or holds them, or lies in them; an incident without a cause is over after `QUIET` periods.
+    """
+    taken: dict[str, list[Cause]] = {one.id: [] for one in open_}
+    fresh: list[Cause] = []
+    for cause in causes_of(scored):
+        related = [one for one in open_ if _is_of(cause, one)]
+        if related:
+            taken[min(related, key=lambda one: (one.values != cause.values, one.first_seen)).id].append(cause)
+        else:
+            fresh.append(cause)
+    said = [_begun(metric, cause, scored, ts) for cause in fresh]
+    still_open = list(said)
+    for one in open_:
+        if taken[one.id]:
+            said.append(_gone_on(one, taken[one.id], scored, ts))
+            still_open.append(said[-1])
+        elif ts - one.last_seen > length(QUIET, grain):
+            said.append(replace(one, ts=ts, status="resolved", impact=0.0, expected=np.nan, share=np.nan))
+        else:
+            still_open.append(one)
+    return sorted(said, key=lambda one: (-abs(one.impact), one.id)), still_open
+
+
+def _is_of(cause: Cause, one: Incident) -> bool:
+    """Whether the cause goes on with an incident: what is much larger than a part of it is something else."""
+    if one.direction != cause.direction:
+        return False
+    return _holds(one.values, cause.values) or (
+        _holds(cause.values, one.values) and one.peak >= _PART * abs(cause.impact)
+    )
+
+
+def _holds(larger: Values, smaller: Values) -> bool:
+    return all(mine is None or mine == theirs for mine, theirs in zip(larger, smaller, strict=True))
+
+
+def _begun(metric: str, cause: Cause, scored: Scored, ts: np.datetime64) -> Incident:
+    id_ = incident_id(metric, scored.segments.dimensions, cause, ts)
+    size = abs(cause.impact)
+    return _named(
+        Incident(
+            id_, ts, ts, ts, "new", cause.direction, cause.values, cause.impact, cause.expected, cause.share,
+            cause.impact, size, 0, (), (),
+        ),
+        [cause],
+        scored,
+    )  # fmt: skip
+
+
+def _gone_on(one: Incident, causes: Sequence[Cause], scored: Scored, ts: np.datetime64) -> Incident:
+    impact = sum(cause.impact for cause in causes)
+    widest = min((cause.values for cause in causes), key=lambda values: sum(value is not None for value in values))
+    is_wider = _holds(widest, one.values) and widest != one.values
+    is_worse = is_wider or abs(impact) > _WORSE * one.peak
+    gone_on = replace(
+        one,
+        ts=ts,
+        last_seen=ts,
+        status="worse" if is_worse else "ongoing",
+        values=widest if is_wider else one.values,
+        impact=impact,
+        expected=sum(cause.expected for cause in causes),
+        share=float(sum(cause.share for cause in causes)),
+        total_impact=one.total_impact + impact,
+        peak=max(one.peak, abs(impact)),
+    )
+    return _named(gone_on, causes, scored)
+
+
+def _named(one: Incident, causes: Sequence[Cause], scored: Scored) -> Incident:
+    """The incident with the segments of its causes."""
+    sign = 1.0 if one.direction == "up" else -1.0
+    places = np.unique(np.concatenate([cause.segments for cause in causes]))
+    places = places[np.argsort(-sign * scored.change[places], kind="stable")]
+    named = places[:MOST_NAMED].tolist()
+    return replace(
+        one,
+        n_segments=len(places),
+        segments=tuple(scored.segments.ids[i] for i in named),
+        labels=tuple(scored.segments.labels[i] for i in named),
+    )
+
+
+def sentence(one: Incident) -> str:
+    """An incident in words: `it/ios/* down 62 % (-1,240) since 2026-11-20, 9 segments: ongoing`."""
+    said = f"{label(one.values)} {one.direction}"
+    if one.status == "resolved":
+        last = "" if one.first_seen == one.last_seen else f" to {one.last_seen}"
+        said += f" ({_number(one.total_impact)} in all) {'from' if last else 'on'} {one.first_seen}{last}"
+    else:
+        if one.expected and np.isfinite(one.expected):
+            said += f" {100 * abs(one.impact / one.expected):.0f} %"
+        said += f" ({_number(one.impact)}) " + ("on" if one.first_seen == one.ts else "since") + f" {one.first_seen}"
+    held = f", {one.n_segments:,} segments" if one.n_segments > 1 else ""
+    return f"{said}{held}: {one.status}"
+
+
+def _number(value: float) -> str:
+    return f"{value:+,.0f}" if abs(value) >= 10 else f"{value:+.3g}"

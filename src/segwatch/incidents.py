@@ -1,0 +1,152 @@
+"""The incidents table: one row for each incident and period that something is said of it.
+
+The latest row of an incident is what is known of it. A Window's rows follow from its predictions and from what was open
+before it, so that scoring it again gives the same rows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from segwatch.core.incidents import QUIET, Incident, Scored, follow
+from segwatch.core.panel import Segments
+from segwatch.core.schema import TableSchema
+from segwatch.core.segment import level, segment_id
+from segwatch.core.window import Grain, Window, length, unit
+from segwatch.data import incidents_schema
+from segwatch.settings import Metric
+from segwatch.warehouses.base import Warehouse
+
+
+def incidents_table(dimensions: tuple[str, ...]) -> TableSchema:
+    """Schema of the incidents table: the fixed columns and one for each dimension."""
+    return incidents_schema().with_columns(dimensions, after="level")
+
+
+def update_incidents(
+    warehouse: Warehouse,
+    table: str,
+    metric_name: str,
+    metric: Metric,
+    window: Window,
+    predictions: pa.Table,
+) -> list[Incident]:
+    """The table holds what the Window's predictions say of incidents; returns it, in the order of time."""
+    earlier = Window(window.start - length(QUIET + 2, metric.grain), window.start, metric.grain)
+    open_ = [one for one in latest(incidents_of(warehouse, table, metric_name, metric, earlier))
+             if one.status != "resolved"]  # fmt: skip
+    said: list[Incident] = []
+    for ts, scored in _by_period(predictions, metric):
+        now, open_ = follow(metric_name, open_, scored, ts, metric.grain)
+        said += now
+    stamp = predictions.select(["model_version", "run_id", "scored_at"]).slice(0, 1).to_pylist()
+    rows = _rows(said, metric_name, metric.dimensions, stamp[0] if stamp else {})
+    warehouse.replace_predictions(table, metric_name, window, rows, {})
+    return said
+
+
+def incidents_of(warehouse: Warehouse, table: str, metric_name: str, metric: Metric, window: Window) -> list[Incident]:
+    """What was said of incidents in the Window, in the order of time."""
+    rows = warehouse.predictions(table, metric_name, window)
+    return [_incident(row, metric.dimensions, metric.grain) for row in rows.to_pylist()]
+
+
+def latest(said: Iterable[Incident]) -> list[Incident]:
+    """What is known of each incident, of what was said of them in the order of time."""
+    return list({one.id: one for one in said}.values())
+
+
+def _by_period(predictions: pa.Table, metric: Metric) -> Iterable[tuple[np.datetime64, Scored]]:
+    """The scored rows of each period, in the order of time."""
+    rows = predictions.filter(pc.and_(pc.is_valid(predictions["p_value"]), pc.is_valid(predictions["value"])))
+    for ts in pc.unique(rows["ts"]).sort():
+        some = rows.filter(pc.equal(rows["ts"], ts)).sort_by("segment_id")
+        values, expected, p_value = (some[name].to_numpy() for name in ("value", "expected", "p_value"))
+        is_anomaly = np.array(some["is_anomaly"], dtype=bool)
+        yield (
+            np.datetime64(ts.as_py().replace(tzinfo=None), unit(metric.grain)),
+            Scored(
+                Segments.from_columns(metric.dimensions, some),
+                values,
+                expected,
+                p_value,
+                is_anomaly,
+                metric.feature_set.kind == "count",
+            ),
+        )
+
+
+def _rows(
+    said: Sequence[Incident], metric_name: str, dimensions: tuple[str, ...], stamp: Mapping[str, object]
+) -> pa.Table:
+    schema = incidents_table(dimensions).arrow()
+    rows = [
+        {
+            "metric": metric_name,
+            "incident_id": one.id,
+            "ts": _utc(one.ts),
+            "status": one.status,
+            "direction": one.direction,
+            "first_seen": _utc(one.first_seen),
+            "last_seen": _utc(one.last_seen),
+            "level": level(dimensions, one.values),
+            **dict(zip(dimensions, one.values, strict=True)),
+            "segment_id": segment_id(dimensions, one.values),
+            "impact": one.impact,
+            "impact_share": _known(one.impact / one.expected) if one.expected else None,
+            "change_share": _known(one.share),
+            "total_impact": one.total_impact,
+            "peak_impact": one.peak,
+            "n_segments": one.n_segments,
+            "segments": json.dumps([list(pair) for pair in zip(one.segments, one.labels, strict=True)]),
+            "model_version": stamp["model_version"],
+            "run_id": stamp["run_id"],
+            "updated_at": stamp["scored_at"],
+        }
+        for one in said
+    ]
+    return pa.Table.from_pylist(rows, schema=schema)
+
+
+def _known(number: float) -> float | None:
+    return float(number) if np.isfinite(number) else None
+
+
+def _utc(ts: np.datetime64) -> object:
+    return pa.scalar(ts.astype("datetime64[us]").astype(np.int64).item(), pa.timestamp("us", tz="UTC")).as_py()
+
+
+def _incident(row: Mapping[str, object], dimensions: tuple[str, ...], grain: Grain) -> Incident:
+    """Inverse of `_rows`."""
+
+    def period(name: str) -> np.datetime64:
+        return np.datetime64(row[name].replace(tzinfo=None), unit(grain))  # type: ignore[attr-defined]
+
+    def number(name: str) -> float:
+        value = row[name]
+        return np.nan if value is None else float(value)  # type: ignore[arg-type]
+
+    pairs = json.loads(str(row["segments"]))
+    impact, relative = number("impact"), number("impact_share")
+    return Incident(
+        id=str(row["incident_id"]),
+        ts=period("ts"),
+        first_seen=period("first_seen"),
+        last_seen=period("last_seen"),
+        status=row["status"],  # type: ignore[arg-type]
+        direction=row["direction"],  # type: ignore[arg-type]
+        values=tuple(row[name] for name in dimensions),  # type: ignore[misc]
+        impact=impact,
+        expected=impact / relative if relative else np.nan,
+        share=number("change_share"),
+        total_impact=number("total_impact"),
+        peak=number("peak_impact"),
+        n_segments=int(number("n_segments")),
+        segments=tuple(id_ for id_, _ in pairs),
+        labels=tuple(name for _, name in pairs),
+    )
