@@ -262,10 +262,7 @@ def infer(run: Run, window: Window, *, keep_features: bool = False) -> InferSumm
             version, bundle = steps.resolve(run.registry, run.metric_name, run.metric, work / "bundle")
         predictions, table = _score(run, window, version, bundle, clock, keep_features, work)
         with clock.step("publish"):
-            n_rows = steps.publish(
-                run.warehouse, run.predictions_table, run.metric_name, window, predictions, run.selection
-            )
-            said = publish_incidents(run, window, predictions)
+            n_rows, said = publish(run, window, predictions)
     return scoring_summary(run.metric, window, version, predictions, n_rows, clock.seconds, said, table)
 
 
@@ -286,11 +283,18 @@ def _score(
     return steps.select(predictions, run.selection, window), features.table if keep_features else None
 
 
-def publish_incidents(run: Run, window: Window, predictions: pa.Table) -> list[Incident]:
-    """What the predictions say of incidents, which the table then holds; some of the segments alone say nothing."""
+def publish(run: Run, window: Window, predictions: pa.Table) -> tuple[int, list[Incident]]:
+    """Both tables hold the predictions of the Window and what they say of incidents: rows written, and what is said.
+
+    Some of the segments alone say nothing of incidents. Raises DataError where a table is missing.
+    """
+    if run.warehouse.table_schema(run.incidents_table) is None:
+        raise DataError(f"there is no table {run.incidents_table!r}: run `segwatch create`, which makes it")
+    n_rows = steps.publish(run.warehouse, run.predictions_table, run.metric_name, window, predictions, run.selection)
     if run.selection:
-        return []
-    return update_incidents(run.warehouse, run.incidents_table, run.metric_name, run.metric, window, predictions)
+        return n_rows, []
+    said = update_incidents(run.warehouse, run.incidents_table, run.metric_name, run.metric, window, predictions)
+    return n_rows, said
 
 
 def scoring_summary(

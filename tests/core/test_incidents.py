@@ -109,9 +109,9 @@ def test_an_incident_is_new_goes_on_gets_worse_outlives_a_quiet_day_and_is_resol
 
 
 def test_what_grows_from_one_segment_to_its_country_is_the_same_incident_and_worse():
-    said = went_on([{("it", "ios", None): 0.05}, {IT: 0.5}, {("it", "ios", None): 0.05}])
+    said = went_on([{("it", "web", None): 0.05}, {IT: 0.5}, {("it", "web", None): 0.05}])
     assert [[(one.status, one.values) for one in day] for day in said] == [
-        [("new", ("it", "ios", None))], [("worse", IT)], [("ongoing", IT)],
+        [("new", ("it", "web", None))], [("worse", IT)], [("ongoing", IT)],
     ]  # fmt: skip
     assert len({one.id for day in said for one in day}) == 1
 

@@ -235,7 +235,7 @@ def follow(
     taken: dict[str, list[Cause]] = {one.id: [] for one in open_}
     fresh: list[Cause] = []
     for cause in causes_of(scored):
-        related = [one for one in open_ if _is_of(cause, one)]
+        related = [one for one in open_ if _is_of(cause, one, ts - one.last_seen == length(1, grain))]
         if related:
             taken[min(related, key=lambda one: (one.values != cause.values, one.first_seen)).id].append(cause)
         else:
@@ -253,13 +253,13 @@ def follow(
     return sorted(said, key=lambda one: (-abs(one.impact), one.id)), still_open
 
 
-def _is_of(cause: Cause, one: Incident) -> bool:
-    """Whether the cause goes on with an incident: what is much larger than a part of it is something else."""
+def _is_of(cause: Cause, one: Incident, is_next: bool) -> bool:
+    """Whether the cause goes on with an incident. A wider one does in the next period alone, and if the incident was
+    no small part of it: it is something else otherwise. is_next: whether the period is the one after last_seen."""
     if one.direction != cause.direction:
         return False
-    return _holds(one.values, cause.values) or (
-        _holds(cause.values, one.values) and one.peak >= _PART * abs(cause.impact)
-    )
+    is_beginning = is_next and one.peak >= _PART * abs(cause.impact)
+    return _holds(one.values, cause.values) or (is_beginning and _holds(cause.values, one.values))
 
 
 def _holds(larger: Values, smaller: Values) -> bool:

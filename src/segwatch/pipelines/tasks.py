@@ -15,7 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -230,11 +230,10 @@ def publish(
     """How many anomalies were published; what scoring did is in the summary."""
     scored = _window(window)
     with _opened(settings, metric) as run:
-        selection = parse_selection(select, run.metric.dimensions)
-        rows = steps.select(feather.read_table(predictions), selection, scored)
+        run = replace(run, selection=parse_selection(select, run.metric.dimensions))
+        rows = steps.select(feather.read_table(predictions), run.selection, scored)
         used = run.registry.resolve(steps.model_name(metric), version)
-        n_rows = steps.publish(run.warehouse, run.predictions_table, metric, scored, rows, selection)
-        said = [] if selection else runner.publish_incidents(run, scored, rows)
+        n_rows, said = runner.publish(run, scored, rows)
         done = runner.scoring_summary(run.metric, scored, used, rows, n_rows, {}, said)
     _new(summary).write_text(json.dumps({"infer": infer_rows(done), "anomalies": done.n_anomalies}), encoding="utf-8")
     return done.n_anomalies
