@@ -7,7 +7,7 @@ SegwatchError              exit code   retryable
 ├── ModelError             3           no    a model is missing, damaged, or of another protocol
 └── BackendError           4           maybe a warehouse, a registry, a disk or the network said no
 
-Exit code 1 is a bug in segwatch, 5 is `--fail-on-anomalies` finding some, 130 is Ctrl-C. A message is one sentence or
+Exit code 1 is a bug in segwatch, 5 is `--fail-on` finding some, 130 is Ctrl-C. A message is one sentence or
 two: what is wrong and where, what was expected, and what to do next.
 """
 

@@ -67,7 +67,9 @@ class Worst:
 @dataclass(frozen=True)
 class InferSummary:
     """What a scoring did. worst: segments and roll-ups by the size of their impact. gaps: data that did not arrive.
-    incidents: what the Window's last word of each is, those of the largest impact first and the resolved ones last."""
+    incidents: what the Window's last word of each is, those of the largest impact first and the resolved ones last.
+    news: the largest size of impact of what is new or worse; where only some segments were scored, and incidents are
+    not told, that of their anomalies. None where there is none."""
 
     window: Window
     version: ModelVersion
@@ -82,6 +84,7 @@ class InferSummary:
     warnings: tuple[str, ...] = ()
     gaps: tuple[Gap, ...] = ()
     incidents: tuple[Incident, ...] = ()
+    news: float | None = None
 
 
 @dataclass
@@ -283,16 +286,16 @@ def _score(
     return steps.select(predictions, run.selection, window), features.table if keep_features else None
 
 
-def publish(run: Run, window: Window, predictions: pa.Table) -> tuple[int, list[Incident]]:
+def publish(run: Run, window: Window, predictions: pa.Table) -> tuple[int, list[Incident] | None]:
     """Both tables hold the predictions of the Window and what they say of incidents: rows written, and what is said.
 
-    Some of the segments alone say nothing of incidents. Raises DataError where a table is missing.
+    Some of the segments alone say nothing of incidents: None. Raises DataError where a table is missing.
     """
     if run.warehouse.table_schema(run.incidents_table) is None:
         raise DataError(f"there is no table {run.incidents_table!r}: run `segwatch create`, which makes it")
     n_rows = steps.publish(run.warehouse, run.predictions_table, run.metric_name, window, predictions, run.selection)
     if run.selection:
-        return n_rows, []
+        return n_rows, None
     said = update_incidents(run.warehouse, run.incidents_table, run.metric_name, run.metric, window, predictions)
     return n_rows, said
 
@@ -304,12 +307,16 @@ def scoring_summary(
     rows: pa.Table,
     n_rows: int,
     seconds: Mapping[str, float],
-    said: Sequence[Incident] = (),
+    said: Sequence[Incident] | None = None,
     features_table: str | None = None,
 ) -> InferSummary:
     """What a scoring did, from the predictions it published and what it said of incidents."""
     statuses = {row["values"]: row["counts"] for row in pc.value_counts(rows["status"]).to_pylist()}
     flagged = rows.filter(rows["is_anomaly"])
+    if said is None:
+        news = flagged["impact"].to_pylist()
+    else:
+        news = [one.impact for one in said if one.status in ("new", "worse")]
     is_segment = pc.equal(rows["level"], metric.level)
     segments, rollups = rows.filter(is_segment), rows.filter(pc.invert(is_segment))
     return InferSummary(
@@ -325,7 +332,8 @@ def scoring_summary(
         seconds,
         steps.warnings(rows, version.metrics),
         gaps_of(rows, metric.dimensions, metric.grain),
-        tuple(_by_rank(latest(said))),
+        tuple(_by_rank(latest(said or ()))),
+        max((abs(impact) for impact in news), default=None),
     )
 
 

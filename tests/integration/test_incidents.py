@@ -86,3 +86,19 @@ def test_a_project_without_the_table_is_told_to_make_it_before_anything_is_writt
 
 def test_nothing_predicted_yet_is_said_so(trained, segwatch):
     assert "there are no predictions of new_users" in error(segwatch(trained, "incidents", code=3))
+
+
+def test_cron_is_told_of_what_is_new_or_worse_and_large_enough(dark, segwatch):
+    for fail_on, code in (("any", 5), ("impact=3000", 5), ("impact=1e9", 0)):
+        segwatch(dark, "infer", "--as-of", "2026-11-13", "--fail-on", fail_on, code=code)
+    # It goes on, and was told yesterday.
+    segwatch(dark, "infer", "--as-of", "2026-11-14", "--fail-on", "any")
+    # Of some of the segments alone, their anomalies are told.
+    segwatch(dark, "infer", "--as-of", "2026-11-14", "--fail-on", "any", "--select", "platform=ios", code=5)
+    segwatch(dark, "infer", "--as-of", "2026-11-14", "--fail-on", "any", "--select", "platform=web")
+
+
+@pytest.mark.parametrize("fail_on", ["some", "impact", "any=3", "impact=x", "impact=-1", "impact=nan", "impact=inf"])
+def test_what_to_fail_on_is_any_or_an_impact(trained, segwatch, fail_on):
+    said = error(segwatch(trained, "infer", "--fail-on", fail_on, code=2))
+    assert said == f"error: --fail-on '{fail_on}': write any, or impact=N with a number of the metric's unit"

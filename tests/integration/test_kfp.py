@@ -52,7 +52,7 @@ def test_three_shards_on_kfp_make_the_model_that_one_process_makes(folder):
 def test_kfp_publishes_the_predictions_that_one_process_publishes(folder, segwatch):
     segwatch(folder, *SCORE)
     here = predictions(folder)
-    segwatch(folder, *SCORE, "--runner", "kfp-local", "--fail-on-anomalies", code=5)
+    segwatch(folder, *SCORE, "--runner", "kfp-local", "--fail-on", "any", code=5)
     pd.testing.assert_frame_equal(here, predictions(folder))
     with duckdb.connect(folder / "segwatch.duckdb", read_only=True) as connection:
         tables = [name for (name,) in connection.execute("select table_name from duckdb_tables()").fetchall()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +24,7 @@ from segwatch.cli.session import (
     git_revision,
     metric_of,
     opened_run,
+    parse_fail_on,
     write_whole,
 )
 from segwatch.errors import UsageError
@@ -140,7 +142,7 @@ def infer(
     select: Select = None,
     dry_run: DryRun = False,
     keep_features: Annotated[bool, typer.Option(help="Keep the temporary feature table for a day.")] = False,
-    fail_on: FailOn = False,
+    fail_on: FailOn = None,
     runner: RunnerOption = None,
     wait: Wait = False,
 ) -> None:
@@ -152,7 +154,8 @@ def infer(
         with opened_run(context.obj, metric, select) as run:
             context.obj.say("infer would do", **plan_inference(run, scoring_window(run, as_of, start, end)))
     else:
-        _infer(context.obj, runner, metric, select, as_of, start, end, keep_features, fail_on, wait)
+        least = parse_fail_on(fail_on)
+        _infer(context.obj, runner, metric, select, as_of, start, end, keep_features, least, wait)
 
 
 def _infer(
@@ -164,7 +167,7 @@ def _infer(
     start: str | None = None,
     end: str | None = None,
     keep_features: bool = False,
-    fail_on: bool = False,
+    fail_on: float = math.inf,
     wait: bool = False,
 ) -> None:
     where = _runner(session, runner)
@@ -176,14 +179,14 @@ def _infer(
         with opened_run(session, metric, select) as run:
             done = infer(run, scoring_window(run, as_of, start, end), keep_features=keep_features)
         session.say("infer", **infer_rows(done))
-        n_anomalies = done.n_anomalies
+        news = done.news
     else:
         if keep_features:
             raise UsageError("--keep-features needs --runner local: a pipeline drops its temporary table in any case")
-        if fail_on and where is Runner.vertex:
-            raise UsageError("--fail-on-anomalies needs --runner local or kfp-local: a job on Vertex AI does not say")
-        n_anomalies = _launch(session, where, "infer", metric, select, wait, as_of=as_of, start=start, end=end)
-    if fail_on and n_anomalies:
+        if fail_on < math.inf and where is Runner.vertex:
+            raise UsageError("--fail-on needs --runner local or kfp-local: a job on Vertex AI does not say")
+        news = _launch(session, where, "infer", metric, select, wait, as_of=as_of, start=start, end=end)
+    if news is not None and news >= fail_on:
         raise typer.Exit(5)
 
 
@@ -191,10 +194,11 @@ def run_daily(
     context: typer.Context,
     metric: MetricOption = None,
     as_of: AsOf = None,
-    fail_on: FailOn = False,
+    fail_on: FailOn = None,
     runner: RunnerOption = None,
 ) -> None:
     """The daily job: train if there is no champion or it is too old, then score."""
+    least = parse_fail_on(fail_on)
     from segwatch.run import scoring_window
     from segwatch.runner import training_reason
 
@@ -203,7 +207,7 @@ def run_daily(
     context.obj.say("run", trains=why or "no: the champion is young enough")
     if why:
         _train(context.obj, runner, metric, as_of=as_of, wait=True)
-    _infer(context.obj, runner, metric, as_of=as_of, fail_on=fail_on, wait=True)
+    _infer(context.obj, runner, metric, as_of=as_of, fail_on=least, wait=True)
 
 
 def _runner(session: Session, wanted: Runner | None) -> Runner:
@@ -219,8 +223,8 @@ def _launch(
     select: list[str] | None,
     wait: bool,
     **options: str | bool | None,
-) -> int:
-    """A pipeline ran on this machine, or was handed to Vertex AI; how many anomalies it told of."""
+) -> float | None:
+    """A pipeline ran on this machine, or was handed to Vertex AI; the `InferSummary.news` that it told of."""
     import secrets
 
     from segwatch.core.segment import parse_selection
@@ -239,10 +243,11 @@ def _launch(
         session.say(pipeline, job=job.name, console=job.console)
         if wait:
             pipelines.wait(job, session.tell)
-        return 0
+        return None
     from segwatch.pipelines.launch import run_locally
 
     root = session.workspace / f"{pipeline}_{secrets.token_hex(6)}"
     summary = run_locally(pipeline, settings, name, root, session.tell, select=select or [], **given)
     session.say(pipeline, **summary[pipeline])
-    return int(summary.get("anomalies", 0))
+    news: float | None = summary.get("news")
+    return news

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -52,7 +53,10 @@ RunnerOption = Annotated[
     Runner | None, typer.Option("--runner", help="What executes the steps; default: the target's runner.")
 ]
 Wait = Annotated[bool, typer.Option("--wait", help="Follow the job on Vertex AI to its end.")]
-FailOn = Annotated[bool, typer.Option("--fail-on-anomalies", help="Exit with 5 if there are anomalies.")]
+FailOn = Annotated[
+    str | None,
+    typer.Option(help="Exit with 5 where an incident is new or worse: any, or impact=N for one of N or more."),
+]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
@@ -170,6 +174,20 @@ def vertex_of(settings: Settings) -> VertexPipelines:
     from segwatch.pipelines.vertex import VertexPipelines
 
     return VertexPipelines(settings)
+
+
+def parse_fail_on(text: str | None) -> float:
+    """The least impact that --fail-on exits for: 0 for any, infinity without it."""
+    if text is None:
+        return math.inf
+    name, is_given, number = text.partition("=")
+    try:
+        least = float(number) if is_given else 0.0
+    except ValueError:
+        least = math.nan
+    if name != ("impact" if is_given else "any") or not 0 <= least < math.inf:
+        raise UsageError(f"--fail-on {text!r}: write any, or impact=N with a number of the metric's unit")
+    return least
 
 
 def ask(question: str, yes: bool) -> None:

@@ -235,7 +235,7 @@ def publish(
         used = run.registry.resolve(steps.model_name(metric), version)
         n_rows, said = runner.publish(run, scored, rows)
         done = runner.scoring_summary(run.metric, scored, used, rows, n_rows, {}, said)
-    _new(summary).write_text(json.dumps({"infer": infer_rows(done), "anomalies": done.n_anomalies}), encoding="utf-8")
+    _new(summary).write_text(json.dumps({"infer": infer_rows(done), "news": done.news}), encoding="utf-8")
     return done.n_anomalies
 
 
