@@ -614,6 +614,8 @@ def _predictions(
     }
     if decisions is not None:
         columns |= _decision_columns(rows, decisions)
+        if metric.feature_set.kind == "ratio":
+            columns["denominator"] = rows["unit"]
     arrays = [columns[f.name].cast(f.type) if f.name in columns else pa.nulls(n, f.type) for f in schema]
     return pa.table(arrays, schema=schema)
 

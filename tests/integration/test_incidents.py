@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from .conftest import TABLE, ask, change, error
+from .conftest import END, TABLE, ask, change, error
 
 START, STOP = "2026-11-09", "2026-11-19"
 OUTAGE = ("2026-11-12", "2026-11-14")
@@ -86,6 +86,54 @@ def test_a_project_without_the_table_is_told_to_make_it_before_anything_is_writt
 
 def test_nothing_predicted_yet_is_said_so(trained, segwatch):
     assert "there are no predictions of new_users" in error(segwatch(trained, "incidents", code=3))
+
+
+RATIO = """
+[targets.dev]
+warehouse = "duckdb:///segwatch.duckdb"
+registry = "sqlite:///mlflow.db"
+[metrics.conversion]
+table = "shop"
+time = "day"
+value = "orders"
+denominator = "visits"
+dimensions = ["country", "platform"]
+"""
+
+
+def test_a_ratio_is_judged_and_its_impact_told_in_its_numerator(tmp_path, segwatch):
+    rng = np.random.default_rng(0)
+    days = np.arange(np.datetime64(END) - 150, np.datetime64(END))
+    rows = []
+    for country, size in zip(("de", "es", "fr", "it"), (8000, 2000, 5000, 3000), strict=True):
+        for platform, rate in zip(("app", "ios", "web"), (0.05, 0.08, 0.03), strict=True):
+            visits = rng.poisson(size, len(days))
+            broken = np.where(days == days[-1], 0.3 if platform == "ios" else 1.0, 1.0)
+            # Three times the traffic, which is nobody's fault.
+            visits[-1] *= 3 if platform == "web" else 1
+            orders = rng.binomial(visits, rate * broken)
+            rows.append(
+                pd.DataFrame(
+                    {"day": days, "country": country, "platform": platform, "orders": orders, "visits": visits}
+                )
+            )
+    pd.concat(rows).to_csv(tmp_path / "rows.csv", index=False)
+    (tmp_path / "segwatch.toml").write_text(RATIO)
+    segwatch(tmp_path, "create")
+    segwatch(tmp_path, "data", "insert", "--from", "rows.csv")
+    segwatch(tmp_path, "train", "--as-of", str(days[-7]))
+    segwatch(tmp_path, "infer", "--as-of", END)
+    [one] = table(tmp_path).query("status == 'new' and direction == 'down'").to_dict("records")
+    assert (one["level"], one["platform"], one["n_segments"]) == ("platform", "ios", 4)
+    usual = 0.08 * sum((8000, 2000, 5000, 3000))
+    assert one["impact"] == pytest.approx(-0.7 * usual, rel=0.1) and one["impact_share"] == pytest.approx(
+        -0.7, abs=0.05
+    )
+    kept = ask(
+        tmp_path, "SELECT sum(value * denominator) FROM predictions WHERE platform = 'ios' AND country IS NOT NULL"
+    )
+    assert kept[0][0] == pytest.approx(0.3 * usual, rel=0.1)
+    assert ask(tmp_path, "SELECT count(*) FROM incidents WHERE direction = 'up'") == [(0,)]
 
 
 def test_cron_is_told_of_what_is_new_or_worse_and_large_enough(dark, segwatch):

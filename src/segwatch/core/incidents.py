@@ -42,8 +42,9 @@ MOST_NAMED = 20
 
 @dataclass(frozen=True)
 class Scored:
-    """A period's rows: segments and roll-ups that could be scored. values, expected, p_value: (n_rows,). is_anomaly:
-    (n_rows,). is_additive: whether values can be added up, as counts can and temperatures cannot."""
+    """A period's rows: segments and roll-ups that could be scored. values, expected, p_value, is_anomaly: (n_rows,), of
+    a ratio the numerators. weight: (n_rows,), see `localise`; None for |expected|. is_additive: whether values can be
+    added up, as counts can and temperatures cannot."""
 
     segments: Segments
     values: Floats
@@ -51,6 +52,11 @@ class Scored:
     p_value: Floats
     is_anomaly: Bools
     is_additive: bool = True
+    weight: Floats | None = None
+
+    @property
+    def weights(self) -> Floats:
+        return np.abs(self.expected) if self.weight is None else self.weight
 
     @property
     def change(self) -> Floats:
@@ -108,7 +114,7 @@ def _of_direction(scored: Scored, direction: Direction) -> Iterator[Cause]:
             yield (cause := caused_by(cell))
             pending[cause.rows] = False
             rest[cause.segments] = False
-        for cell in _summed_causes(codes, change, is_rollup, pending, scored.expected):
+        for cell in _summed_causes(codes, change, is_rollup, pending, scored.weights):
             if pending[_at(codes, cell)]:
                 yield (cause := caused_by(cell))
                 pending[cause.rows] = False
@@ -141,7 +147,7 @@ def _common_cause(scored: Scored, codes: Ints, rest: Bools, pending: Bools, sign
     at = np.flatnonzero(rest)
     if not len(at):
         return None
-    found = localise(codes[:, at], scored.values[at], scored.expected[at], most=3, direction=sign)
+    found = localise(codes[:, at], scored.values[at], scored.expected[at], scored.weights[at], most=3, direction=sign)
     total = np.full(len(codes), -1)
     is_even = not found or found[0].share < _EVEN * found[0].exposure
     if is_even and (pending & (codes < 0).all(axis=0)).any():
@@ -162,13 +168,12 @@ def _common_cause(scored: Scored, codes: Ints, rest: Bools, pending: Bools, sign
     return None
 
 
-def _summed_causes(codes: Ints, change: Floats, is_rollup: Bools, pending: Bools, expected: Floats) -> Iterator[Ints]:
+def _summed_causes(codes: Ints, change: Floats, is_rollup: Bools, pending: Bools, weight: Floats) -> Iterator[Ints]:
     """Cells of the roll-ups that alerted although no group of segments stands out, the best account first: as in
     `localise`, but of the sums themselves, the total among them."""
     rows = np.flatnonzero(pending & is_rollup)
     if not len(rows):
         return
-    weight = np.abs(expected)
     score = change[rows] / change[rows].max() - EXPOSED * weight[rows] / max(float(weight[~is_rollup].sum()), 1e-12)
     for row in rows[np.argsort(-score, kind="stable")]:
         yield codes[:, row]
