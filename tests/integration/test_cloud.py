@@ -118,20 +118,22 @@ def run_main_job(segwatch, folder):
     target = load_settings(folder / "segwatch.toml").target(None)
     warehouse = open_warehouse(target.warehouse, target.google)
     predictions = warehouse.predictions("predictions", "new_users", WINDOW)
+    incidents = warehouse.predictions("incidents", "new_users", WINDOW)
     tables = warehouse.created_tables()
     warehouse.close()
-    return predictions.drop_columns(OF_THE_RUN), tables
+    assert incidents.num_rows
+    return predictions.drop_columns(OF_THE_RUN), incidents.drop_columns(["run_id", "updated_at"]), tables
 
 
 def test_the_cloud_gives_the_predictions_that_one_laptop_gives(tmp_path, segwatch, cloud, vertex, bucket):
-    found, tables = run_main_job(segwatch, cloud())
+    found, said, tables = run_main_job(segwatch, cloud())
     laptop = tmp_path / "laptop"
     laptop.mkdir()
     segwatch(laptop, "init")
-    expected, _ = run_main_job(segwatch, laptop)
+    expected, expected_said, _ = run_main_job(segwatch, laptop)
     assert found.num_rows == WATCHED * 4
-    assert found.equals(expected)
-    assert tables == ["new_users_metrics", "new_users_metrics_labels", "predictions"]
+    assert found.equals(expected) and said.equals(expected_said)
+    assert tables == ["incidents", "new_users_metrics", "new_users_metrics_labels", "predictions"]
 
     assert "bytes at most" in segwatch(cloud(), "train", "--as-of", SPLIT, "--dry-run").stderr
     healthy = segwatch(cloud(runner="vertex"), "doctor").stdout.splitlines()
