@@ -112,6 +112,12 @@ def cloud(tmp_path, segwatch, bigquery_emulator, bucket, vertex, image):
 def run_main_job(segwatch, folder):
     segwatch(folder, "create")
     segwatch(folder, "data", "insert", "--segments", "9", "--days", "140", "--end", END)
+    # An outage, for there to be an incident.
+    last = np.datetime64(END) - 1
+    dark = [f"{last},it,ios,{channel},0" for channel in ("organic", "paid", "referral")]
+    rows = folder / "dark.csv"
+    rows.write_text("\n".join(["created_at,country_code,platform,channel,new_users", *dark]))
+    segwatch(folder, "data", "insert", "--from", str(rows))
     segwatch(folder, "train", "--as-of", SPLIT)
     segwatch(folder, "infer", "--start", SPLIT, "--end", END)
     segwatch(folder, "report", "--output", "page.html")
