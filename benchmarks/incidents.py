@@ -74,10 +74,7 @@ def judge(segments: int, seed: int, verbose: bool = False) -> Judged:
         there = np.flatnonzero(~np.isnan(scored.p_values[:, t]))
         flags = scored.flags[there, t]
         n_alerts += int(flags.sum())
-        period = Scored(
-            panel.segments.take(there), rows.values[there, some][:, t], expected[there, t],
-            scored.p_values[there, t], flags,
-        )  # fmt: skip
+        period = Scored(panel.segments.take(there), rows.values[there, some][:, t], expected[there, t], flags)
         said, open_ = follow("m", open_, period, ts, "day")
         by_day.append(said)
     named, first, several = [], [], []

@@ -65,6 +65,7 @@ def predictions(segments: int, days: int, flagged: float, seed: int = 7) -> pa.T
         "direction": texts([None, "down", "up"], np.where(is_anomaly, np.where(value > expected, 2, 1), 0)),
         "status": texts(["ok", "no_data"], (~scored).astype(int)),
         "reason": texts([None, "the value did not arrive"], (~scored).astype(int)),
+        "denominator": pa.nulls(n, pa.float64()),
         "model_version": texts(["1"], np.zeros(n, int)),
         "run_id": texts(["r"], np.zeros(n, int)),
         "scored_at": pa.array(np.full(n, start), pa.timestamp("us", "UTC")),

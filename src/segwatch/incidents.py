@@ -66,9 +66,7 @@ def _by_period(predictions: pa.Table, metric: Metric) -> Iterable[tuple[np.datet
     rows = predictions.filter(pc.and_(pc.is_valid(predictions["p_value"]), pc.is_valid(predictions["value"])))
     for ts in pc.unique(rows["ts"]).sort():
         some = rows.filter(pc.equal(rows["ts"], ts)).sort_by("segment_id")
-        values, expected, p_value, denominator = (
-            some[name].to_numpy() for name in ("value", "expected", "p_value", "denominator")
-        )
+        values, expected, denominator = (some[name].to_numpy() for name in ("value", "expected", "denominator"))
         # Ratios cannot be added up, but what they are made of can.
         times = denominator if metric.feature_set.kind == "ratio" else 1.0
         yield (
@@ -77,7 +75,6 @@ def _by_period(predictions: pa.Table, metric: Metric) -> Iterable[tuple[np.datet
                 segments=Segments.from_columns(metric.dimensions, some),
                 values=values * times,
                 expected=expected * times,
-                p_value=p_value,
                 is_anomaly=np.array(some["is_anomaly"], dtype=bool),
                 is_additive=metric.feature_set.kind != "value",
                 weight=denominator if metric.feature_set.kind == "ratio" else None,

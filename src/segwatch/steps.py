@@ -10,6 +10,7 @@ import datetime as dt
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -75,7 +76,8 @@ def rules(metric: Metric) -> Rules:
 
 def extract(warehouse: Warehouse, metric: Metric, window: Window, to: Path) -> int:
     """The directory `to` holds the Window's observations; returns how many."""
-    return write_observations(warehouse.observation_parts(metric, window), metric.dimensions, to)
+    with closing(warehouse.observation_parts(metric, window)) as parts:
+        return write_observations(parts, metric.dimensions, to)
 
 
 def preprocess(

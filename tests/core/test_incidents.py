@@ -35,7 +35,7 @@ def scored(factors, alerting=0.2, additive=True, seed=0, day=0):
     off = np.abs(values / expected - 1.0)
     # A sum is known better than its parts.
     limit = np.where(SEGMENTS.is_rollup, 0.3 * alerting, alerting)
-    return Scored(SEGMENTS, values, expected, np.exp(-20.0 * off), off > limit, additive)
+    return Scored(SEGMENTS, values, expected, off > limit, additive)
 
 
 def causes(*args, **options):

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Literal
 
 import numpy as np
@@ -34,22 +35,22 @@ _EVEN = 1.25
 _WORSE = 1.5
 # Of a wider cause's impact that an incident must have had to be the beginning of it.
 _PART = 0.25
-# Causes looked for among all segments, in a period and direction; what is left is said segment by segment.
-_MOST_CAUSES = 25
+# Looks at all segments for causes, in a period and direction, and causes of one look; what is left is said segment by
+# segment.
+_MOST_LOOKS, _MOST_CAUSES = 5, 25
 MOST_NAMED = 20
 """Segments that an incident names, those of the largest impact."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A period's rows: segments and roll-ups that could be scored. values, expected, p_value, is_anomaly: (n_rows,), of
+    """A period's rows: segments and roll-ups that could be scored. values, expected, is_anomaly: (n_rows,), of
     a ratio the numerators. weight: (n_rows,), see `localise`; None for |expected|. is_additive: whether values can be
     added up, as counts can and temperatures cannot."""
 
     segments: Segments
     values: Floats
     expected: Floats
-    p_value: Floats
     is_anomaly: Bools
     is_additive: bool = True
     weight: Floats | None = None
@@ -98,7 +99,8 @@ def _of_direction(scored: Scored, direction: Direction) -> Iterator[Cause]:
 
     def caused_by(cell: Ints) -> Cause:
         inside = _within(codes, cell)
-        explained = pending & (inside | _explains(codes, cell, change, rest))
+        explained = pending & inside
+        explained[_explained(codes, cell, change, rest, np.flatnonzero(pending & is_rollup))] = True
         leaves = np.flatnonzero(inside & rest)
         leaves = leaves[np.argsort(-change[leaves], kind="stable")]
         impact, expected = sign * float(change[leaves].sum()), float(scored.expected[leaves].sum())
@@ -107,51 +109,51 @@ def _of_direction(scored: Scored, direction: Direction) -> Iterator[Cause]:
         return Cause(values, direction, impact, expected, abs(impact) / total, np.flatnonzero(explained), leaves)
 
     if scored.is_additive:
-        for _ in range(_MOST_CAUSES):
-            cell = _common_cause(scored, codes, rest, pending, int(sign))
-            if cell is None:
+        for _ in range(_MOST_LOOKS):
+            n_pending = pending.sum()
+            for cell in _common_causes(scored, codes, rest, pending, int(sign)):
+                yield (cause := caused_by(cell))
+                pending[cause.rows] = False
+                rest[cause.segments] = False
+            if pending.sum() == n_pending:
                 break
-            yield (cause := caused_by(cell))
-            pending[cause.rows] = False
-            rest[cause.segments] = False
         for cell in _summed_causes(codes, change, is_rollup, pending, scored.weights):
             if pending[_at(codes, cell)]:
                 yield (cause := caused_by(cell))
                 pending[cause.rows] = False
                 rest[cause.segments] = False
     # The others speak for themselves.
-    for row in np.flatnonzero(pending)[np.argsort(scored.p_value[pending], kind="stable")]:
-        if pending[row]:
-            rows = np.array([row])
-            if scored.is_additive:
-                rows = np.union1d(rows, np.flatnonzero(pending & _explains(codes, codes[:, row], change, rest)))
-            pending[rows] = False
-            rest[row] = False
-            impact = float(scored.change[row])
-            yield Cause(
-                values=scored.segments.values[row],
-                direction=direction,
-                impact=impact,
-                expected=float(scored.expected[row]),
-                share=abs(impact) / total,
-                rows=rows,
-                segments=np.array([row]),
-            )
+    for row in np.flatnonzero(pending):
+        impact = sign * float(change[row])
+        yield Cause(
+            values=scored.segments.values[row],
+            direction=direction,
+            impact=impact,
+            expected=float(scored.expected[row]),
+            share=abs(impact) / total,
+            rows=np.array([row]),
+            segments=np.array([row]),
+        )
 
 
-def _common_cause(scored: Scored, codes: Ints, rest: Bools, pending: Bools, sign: int) -> Ints | None:
-    """The cell of the best candidate that anomalies speak for; None without one.
+def _common_causes(scored: Scored, codes: Ints, rest: Bools, pending: Bools, sign: int) -> Iterator[Ints]:
+    """The cells of the best candidates that anomalies speak for, none of which holds a part of another.
 
     Of a single segment its own alert does, of several two of theirs or one of a roll-up inside or of the cell itself.
+    rest, pending: as they are when the next is asked for.
     """
     at = np.flatnonzero(rest)
     if not len(at):
-        return None
-    found = localise(codes[:, at], scored.values[at], scored.expected[at], scored.weights[at], most=3, direction=sign)
+        return
+    found = localise(
+        codes[:, at], scored.values[at], scored.expected[at], scored.weights[at], most=_MOST_CAUSES, direction=sign
+    )
     total = np.full(len(codes), -1)
     is_even = not found or found[0].share < _EVEN * found[0].exposure
     if is_even and (pending & (codes < 0).all(axis=0)).any():
-        return total
+        yield total
+        return
+    looked_at = rest.copy()
     for candidate in found:
         if candidate.also:
             continue
@@ -159,13 +161,14 @@ def _common_cause(scored: Scored, codes: Ints, rest: Bools, pending: Bools, sign
         for d, code in candidate.dimensions.items():
             cell[d] = code
         inside = _within(codes, cell)
+        if (inside & looked_at & ~rest).any():
+            continue
         alerting = np.flatnonzero(pending & inside & rest)
         if candidate.n_leaves == 1:
             if len(alerting):
-                return codes[:, alerting[0]]
+                yield codes[:, alerting[0]]
         elif len(alerting) > 1 or (pending & inside & scored.segments.is_rollup).any():
-            return cell
-    return None
+            yield cell
 
 
 def _summed_causes(codes: Ints, change: Floats, is_rollup: Bools, pending: Bools, weight: Floats) -> Iterator[Ints]:
@@ -188,15 +191,12 @@ def _at(codes: Ints, cell: Ints) -> int:
     return int(np.flatnonzero((codes == cell[:, None]).all(axis=0))[0])
 
 
-def _explains(codes: Ints, cell: Ints, change: Floats, rest: Bools) -> Bools:
-    """(n_rows,), the roll-ups of whose change half or more lies in the cell."""
-    inside = _within(codes, cell) & rest
-    found = np.zeros(codes.shape[1], dtype=bool)
-    for row in np.flatnonzero((codes < 0).any(axis=0) & (change > 0)):
-        if ((cell < 0) | (codes[:, row] < 0) | (cell == codes[:, row])).all():
-            common = float(change[inside & _within(codes, codes[:, row])].sum())
-            found[row] = common >= _EXPLAINED * change[row]
-    return found
+def _explained(codes: Ints, cell: Ints, change: Floats, rest: Bools, rollups: Ints) -> Ints:
+    """Those of the roll-ups of whose change half or more lies in the cell, among segments that are left."""
+    at = np.flatnonzero(_within(codes, cell) & rest)
+    inside, lost = codes[:, at], change[at]
+    common = np.array([lost[_within(inside, codes[:, row])].sum() for row in rollups])
+    return rollups[common >= _EXPLAINED * change[rollups]]
 
 
 @dataclass(frozen=True)
@@ -238,9 +238,15 @@ def follow(
     dimension values, or holds them, or lies in them; an incident without a cause is over after `QUIET` periods.
     """
     taken: dict[str, list[Cause]] = {one.id: [] for one in open_}
+    by_values: dict[tuple[Direction, Values], list[Incident]] = {}
+    for one in open_:
+        by_values.setdefault((one.direction, one.values), []).append(one)
     fresh: list[Cause] = []
     for cause in causes_of(scored):
-        related = [one for one in open_ if _is_of(cause, one, ts - one.last_seen == length(1, grain))]
+        related = [one for key in _holding(cause.values) for one in by_values.get((cause.direction, key), ())]
+        if not related and None in cause.values:
+            last = ts - length(1, grain)
+            related = [one for one in open_ if one.last_seen == last and _is_beginning_of(one, cause)]
         if related:
             taken[min(related, key=lambda one: (one.values != cause.values, one.first_seen)).id].append(cause)
         else:
@@ -258,13 +264,15 @@ def follow(
     return sorted(said, key=lambda one: (-abs(one.impact), one.id)), still_open
 
 
-def _is_of(cause: Cause, one: Incident, is_next: bool) -> bool:
-    """Whether the cause goes on with an incident. A wider one does in the next period alone, and if the incident was
-    no small part of it: it is something else otherwise. is_next: whether the period is the one after last_seen."""
-    if one.direction != cause.direction:
-        return False
-    is_beginning = is_next and one.peak >= _PART * abs(cause.impact)
-    return _holds(one.values, cause.values) or (is_beginning and _holds(cause.values, one.values))
+def _holding(values: Values) -> Iterator[Values]:
+    """The values themselves and all that hold them."""
+    return product(*((value,) if value is None else (value, None) for value in values))
+
+
+def _is_beginning_of(one: Incident, cause: Cause) -> bool:
+    """Whether an incident of the period before may have become a wider cause: if it was no small part of it."""
+    is_large = one.direction == cause.direction and one.peak >= _PART * abs(cause.impact)
+    return is_large and _holds(cause.values, one.values)
 
 
 def _holds(larger: Values, smaller: Values) -> bool:
@@ -308,13 +316,14 @@ def _named(one: Incident, causes: Sequence[Cause], scored: Scored) -> Incident:
     """The incident with the segments of its causes."""
     sign = 1.0 if one.direction == "up" else -1.0
     places = np.unique(np.concatenate([cause.segments for cause in causes]))
-    places = places[np.argsort(-sign * scored.change[places], kind="stable")]
+    change = sign * (scored.values[places] - scored.expected[places])
+    places = places[np.argsort(-change, kind="stable")]
     named = places[:MOST_NAMED].tolist()
     return replace(
         one,
         n_segments=len(places),
         segments=tuple(scored.segments.ids[i] for i in named),
-        labels=tuple(scored.segments.labels[i] for i in named),
+        labels=tuple(label(scored.segments.values[i]) for i in named),
     )
 
 

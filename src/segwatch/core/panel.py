@@ -279,10 +279,11 @@ def _merge(here: Segments, known: History | None) -> tuple[Segments, Ints]:
     """Known segments first, then new ones; and the place of each segment of `here` among them."""
     if known is None:
         return here, np.arange(len(here))
-    position = known.segments.position
-    fresh = [i for i, id_ in enumerate(here.ids) if id_ not in position]
-    segments = known.segments.joined(here.take(fresh))
-    return segments, np.array([segments.position[id_] for id_ in here.ids], dtype=np.int64)
+    # By their values: to find an id takes ten times as long as to look them up.
+    position = {values: i for i, values in enumerate(known.segments.values)}
+    fresh = [i for i, values in enumerate(here.values) if values not in position]
+    position.update((here.values[i], len(known.segments) + k) for k, i in enumerate(fresh))
+    return known.segments.joined(here.take(fresh)), np.array([position[v] for v in here.values], dtype=np.int64)
 
 
 def _history(values: Floats, segments: Segments, window: Window, known: History | None) -> History:

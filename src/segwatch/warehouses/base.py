@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -74,8 +74,8 @@ class Warehouse(Protocol):
         """
         ...
 
-    def observation_parts(self, source: Metric, window: Window) -> Iterator[pa.Table]:
-        """The rows of `observations`, of one moment, in tables, in any order.
+    def observation_parts(self, source: Metric, window: Window) -> Generator[pa.Table]:
+        """The rows of `observations`, of one moment, in tables, in any order; to be closed if not all are taken.
 
         Not more of them than one is in memory where the backend can do so.
         Raises DataError as `observations` does, before the first table.

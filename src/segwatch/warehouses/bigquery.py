@@ -6,7 +6,7 @@ import datetime as dt
 import re
 import secrets
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
@@ -127,7 +127,7 @@ class BigqueryWarehouse:
             query.check_rows(self._run, table, source, window)
             return query.finish(self._rows(_compiled(query.observations(table, source, window))), source)
 
-    def observation_parts(self, source: Metric, window: Window) -> Iterator[pa.Table]:
+    def observation_parts(self, source: Metric, window: Window) -> Generator[pa.Table]:
         """See Warehouse. One query reads the table once."""
         from segwatch.warehouses import query
 

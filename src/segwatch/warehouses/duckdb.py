@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
@@ -183,7 +183,7 @@ class DuckdbWarehouse(RelationalWarehouse):
         with self._reading(), self._frugal():
             return super().span(source)
 
-    def observation_parts(self, source: Metric, window: Window) -> Iterator[pa.Table]:
+    def observation_parts(self, source: Metric, window: Window) -> Generator[pa.Table]:
         """See Warehouse. GROUP BY takes 100 bytes and more for each row that it makes."""
         with self._reading(), self._snapshot(), self._frugal():
             table = self._metric_table(source)

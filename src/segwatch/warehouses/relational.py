@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from itertools import chain
 from typing import Any, NamedTuple
@@ -105,7 +105,7 @@ class RelationalWarehouse(ABC):
             query.check_rows(self._run, table, source, window)
             return query.finish(self._run(query.observations(table, source, window)), source)
 
-    def observation_parts(self, source: Metric, window: Window) -> Iterator[pa.Table]:
+    def observation_parts(self, source: Metric, window: Window) -> Generator[pa.Table]:
         """See Warehouse."""
         with self._reading():
             table = self._metric_table(source)
