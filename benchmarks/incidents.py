@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import peers
 import quality_data
+from tables import markdown
 
 from segwatch.core.features import CONTEXT
 from segwatch.core.incidents import Incident, Scored, follow
@@ -192,10 +193,6 @@ def usual_rate(value: np.ndarray, count: np.ndarray) -> np.ndarray:
     median = np.take_along_axis(np.take_along_axis(rates, order, 0), middle, 0)[0]
     seen = count.sum(axis=0)
     return np.asarray((median * seen + PRIOR * overall) / (seen + PRIOR))
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(line)} |" for line in [header, ["---"] * len(header), *rows])
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ from quality_metrics import (
     threshold,
 )
 from quality_together import found_together
+from tables import markdown
 
 __all__ = ["DIMENSIONS", "data", "robust_z"]
 
@@ -214,7 +215,7 @@ def _main_table(results: list[Result]) -> str:
         shares = [_share(value[key]) for key in ("ap", *(f"recall_{k}" for k in PER_1000))]
         rows.append([method, *shares, _number(value["delay"]), _share(value["own_recall"]),
                      _number(value["own_false"]), _number(value["promised"])])  # fmt: skip
-    return _markdown(header, rows)
+    return markdown(header, rows)
 
 
 def _parent_table(results: list[Result]) -> str:
@@ -236,7 +237,7 @@ def _parent_table(results: list[Result]) -> str:
         keys = ("ap", *recalls, "half_5", "own_recall")
         row += [_share(_mean(r.parent[key] for r in some if r.parent)) for key in keys]
         rows.append(row)
-    return _markdown(header, rows)
+    return markdown(header, rows)
 
 
 def _kind_table(results: list[Result]) -> str:
@@ -248,14 +249,14 @@ def _kind_table(results: list[Result]) -> str:
             pairs = [r.kinds[kind] for r in some if kind in r.kinds]
             row.append(f"{sum(p[0] for p in pairs)}/{sum(p[1] for p in pairs)}")
         rows.append(row)
-    return _markdown(["method", *kinds], rows)
+    return markdown(["method", *kinds], rows)
 
 
 def _seed_table(results: list[Result], seeds: list[int]) -> str:
     rows = []
     for method, some in _by_method(results):
         rows.append([method, *(f"{r.values['ap']:.3f}, {r.values[f'recall_{USUAL}']:.3f}" for r in some)])
-    return _markdown(["method", *map(str, seeds)], rows)
+    return markdown(["method", *map(str, seeds)], rows)
 
 
 def _p_value_table(results: list[Result]) -> str:
@@ -264,7 +265,7 @@ def _p_value_table(results: list[Result]) -> str:
         for method, some in _by_method([r for r in results if r.data == name and r.p_values]):
             if ", the same" not in method:
                 rows.append([name, method, *(_number(_mean(r.p_values[str(p)] for r in some)) for p in LEVELS)])
-    return _markdown(["data", "method", *(f"{p} (promised {1000 * p:g})" for p in LEVELS)], rows)
+    return markdown(["data", "method", *(f"{p} (promised {1000 * p:g})" for p in LEVELS)], rows)
 
 
 def _flights_table(results: list[Result]) -> str:
@@ -278,7 +279,7 @@ def _flights_table(results: list[Result]) -> str:
     flags = "".join(
         f"\n\nWhat segwatch flagged of them: {', '.join(r.flags)}" for r in results if r.method == "segwatch"
     )
-    return f"{title}\n\n{_markdown(header, rows)}{flags}"
+    return f"{title}\n\n{markdown(header, rows)}{flags}"
 
 
 def judge_rollups(case: Case, seed: int | None = None) -> Result:
@@ -315,7 +316,7 @@ def _rollup_table(results: list[Result]) -> str:
         share = f"{1000 * total['false'] / max(1, total['ordinary']):.1f}"
         rows.append([name, f"{total['shown']}/{total['events']}", share])
     title = "**roll-ups**: parent events that the roll-up of their own country or platform shows"
-    return f"{title}\n\n{_markdown(['data', 'shown', 'false per 1,000'], rows)}"
+    return f"{title}\n\n{markdown(['data', 'shown', 'false per 1,000'], rows)}"
 
 
 def _together_table(results: list[Result]) -> str:
@@ -324,7 +325,7 @@ def _together_table(results: list[Result]) -> str:
         for deviation in results[0].together
     ]
     title = f"**what the SVM adds**: ordinary rows made to deviate in several features, found at {USUAL} per 1,000"
-    return f"{title}\n\n{_markdown(['features, standard deviations', 'segwatch', 'max z of its features'], rows)}"
+    return f"{title}\n\n{markdown(['features, standard deviations', 'segwatch', 'max z of its features'], rows)}"
 
 
 def _by_method(results: list[Result]) -> list[tuple[str, list[Result]]]:
@@ -352,11 +353,6 @@ def _share(value: float) -> str:
 
 def _number(value: float) -> str:
     return "-" if np.isnan(value) else f"{value:.1f}"
-
-
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 if __name__ == "__main__":

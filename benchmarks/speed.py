@@ -30,6 +30,7 @@ import pandas as pd
 import quality_data
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import OneClassSVM
+from tables import markdown
 
 from segwatch.core.baseline import Recursion
 from segwatch.core.bundle import Rules, write_bundle
@@ -281,11 +282,6 @@ def picture(measured: Sequence[dict[str, float]]) -> str:
         .properties(width=480, height=300, background="white")
     )
     return vl_convert.vegalite_to_svg(chart.to_json())
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from segwatch.core.segment import counted, label
+from segwatch.core.segment import counted, label, signed
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -147,18 +147,13 @@ def infer_rows(summary: InferSummary) -> dict[str, str]:
         rows["incidents"] = "\n".join(_incident_lines(summary.incidents))
     else:
         for worst in summary.worst:
-            rows[f"  {worst.segment}"] = f"{worst.impact:{_size(worst.impact)}} in {_alerts(worst.n_anomalies)}"
+            rows[f"  {worst.segment}"] = f"{signed(worst.impact)} in {_alerts(worst.n_anomalies)}"
     if summary.gaps:
         rows["no data"] = "\n".join(_gap_lines(summary.gaps))
     rows |= _warnings(summary.warnings)
     if summary.features_table:
         rows["features kept in"] = summary.features_table
     return rows | _seconds(summary.seconds)
-
-
-def _size(impact: float) -> str:
-    """Format of an impact: that of a ratio is a fraction."""
-    return "+,.0f" if abs(impact) >= 10 else "+.3g"
 
 
 def _incident_lines(incidents: Sequence[Incident]) -> Iterator[str]:
@@ -257,7 +252,7 @@ def _alerts(n: int) -> str:
 
 
 def _backtest_line(week: BacktestWeek) -> str:
-    worst = ", ".join(f"{one.segment} {one.impact:{_size(one.impact)}}" for one in week.worst)
+    worst = ", ".join(f"{one.segment} {signed(one.impact)}" for one in week.worst)
     return _alerts(week.n_anomalies) + (f": {worst}" if worst else "")
 
 

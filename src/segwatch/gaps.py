@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from segwatch.core.segment import Values, label
+from segwatch.core.segment import Values, holds, label
 from segwatch.core.window import Grain, length, unit
 
 LEFT_OUT = "left out by the calendar"
@@ -58,11 +58,11 @@ def _largest(rows: pa.Table, missing: Sequence[Values]) -> Iterator[tuple[Values
     rollups = [v for v in missing if None in v and 0 < of_missing[v] == _n_segments(rows, v)]
     named: list[Values] = []
     for values in sorted(rollups, key=of_missing.__getitem__, reverse=True):
-        if not any(_holds(one, values) for one in named):
+        if not any(holds(one, values) for one in named):
             named.append(values)
             yield values, of_missing[values]
     for values in missing:
-        if None not in values and not any(_holds(one, values) for one in named):
+        if None not in values and not any(holds(one, values) for one in named):
             yield values, 1
 
 
@@ -77,10 +77,6 @@ def _n_segments(rows: pa.Table, rollup: Values) -> int:
         for column, value in zip(rows.columns, rollup, strict=True)
     ]
     return int(pc.sum(reduce(pc.and_, wanted)).as_py() or 0)
-
-
-def _holds(rollup: Values, values: Values) -> bool:
-    return all(mine is None or mine == theirs for mine, theirs in zip(rollup, values, strict=True))
 
 
 def _runs(periods: Sequence[np.datetime64], grain: Grain) -> Iterator[tuple[np.datetime64, np.datetime64]]:

@@ -6,6 +6,7 @@ before it, so that scoring it again gives the same rows.
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -118,8 +119,9 @@ def _known(number: float) -> float | None:
     return float(number) if np.isfinite(number) else None
 
 
-def _utc(ts: np.datetime64) -> object:
-    return pa.scalar(ts.astype("datetime64[us]").astype(np.int64).item(), pa.timestamp("us", tz="UTC")).as_py()
+def _utc(ts: np.datetime64) -> dt.datetime:
+    moment: dt.datetime = ts.astype("datetime64[us]").item()
+    return moment.replace(tzinfo=dt.UTC)
 
 
 def _incident(row: Mapping[str, object], dimensions: tuple[str, ...], grain: Grain) -> Incident:

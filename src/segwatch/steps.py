@@ -504,7 +504,7 @@ def _feature_table(
         reasons[k] = _reason(panel, bundle, int(positions[k]), of_rows[k], values[k])
     of_texts = pa.array(positions - positions[0] if len(positions) else positions)
     table: dict[str, pa.Array] = {
-        **{name: texts[name].take(of_texts) for name in texts},
+        **{name: column.take(of_texts) for name, column in texts.items()},
         "ts": pa.array(panel.window.times[columns].astype("datetime64[us]")),
         "value": pa.array(values, from_pandas=True),
         "status": pa.array(of_rows, pa.string()),

@@ -29,6 +29,17 @@ value = "eur"
 dimensions = ["country"]
 missing = "MISSING"
 """
+OWN_RATIO = """
+[targets.dev]
+warehouse = "duckdb:///segwatch.duckdb"
+registry = "sqlite:///mlflow.db"
+[metrics.conversion]
+table = "shop"
+time = "day"
+value = "orders"
+denominator = "visits"
+dimensions = DIMENSIONS
+"""
 # The generator's nine segments have seven roll-ups: the total, three platforms and three channels of one country.
 SEGMENTS, ROLLUPS = 9, 7
 WATCHED = SEGMENTS + ROLLUPS

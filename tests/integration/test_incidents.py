@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from .conftest import END, TABLE, ask, change, error
+from .conftest import END, OWN_RATIO, TABLE, ask, change, error
 
 START, STOP = "2026-11-09", "2026-11-19"
 OUTAGE = ("2026-11-12", "2026-11-14")
@@ -88,19 +88,6 @@ def test_nothing_predicted_yet_is_said_so(trained, segwatch):
     assert "there are no predictions of new_users" in error(segwatch(trained, "incidents", code=3))
 
 
-RATIO = """
-[targets.dev]
-warehouse = "duckdb:///segwatch.duckdb"
-registry = "sqlite:///mlflow.db"
-[metrics.conversion]
-table = "shop"
-time = "day"
-value = "orders"
-denominator = "visits"
-dimensions = ["country", "platform"]
-"""
-
-
 def test_a_ratio_is_judged_and_its_impact_told_in_its_numerator(tmp_path, segwatch):
     rng = np.random.default_rng(0)
     days = np.arange(np.datetime64(END) - 150, np.datetime64(END))
@@ -118,7 +105,7 @@ def test_a_ratio_is_judged_and_its_impact_told_in_its_numerator(tmp_path, segwat
                 )
             )
     pd.concat(rows).to_csv(tmp_path / "rows.csv", index=False)
-    (tmp_path / "segwatch.toml").write_text(RATIO)
+    (tmp_path / "segwatch.toml").write_text(OWN_RATIO.replace("DIMENSIONS", '["country", "platform"]'))
     segwatch(tmp_path, "create")
     segwatch(tmp_path, "data", "insert", "--from", "rows.csv")
     segwatch(tmp_path, "train", "--as-of", str(days[-7]))

@@ -8,19 +8,9 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
-from .conftest import END, ask, change, edit_settings, error
+from .conftest import END, OWN_RATIO, ask, change, edit_settings, error
 
-SETTINGS = """
-[targets.dev]
-warehouse = "duckdb:///segwatch.duckdb"
-registry = "sqlite:///mlflow.db"
-[metrics.conversion]
-table = "shop"
-time = "day"
-value = "orders"
-denominator = "visits"
-dimensions = ["country"]
-"""
+SETTINGS = OWN_RATIO.replace("DIMENSIONS", '["country"]')
 DAYS = [dt.date.fromisoformat(END) - dt.timedelta(days=i + 1) for i in range(100)]
 
 

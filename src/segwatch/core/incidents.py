@@ -7,8 +7,6 @@ In each period the anomalies are put down to causes (`causes_of`): sets of dimen
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -18,7 +16,7 @@ import numpy as np
 
 from segwatch.core.localisation import EXPOSED, localise
 from segwatch.core.panel import Bools, Floats, Ints, Segments
-from segwatch.core.segment import Values, label
+from segwatch.core.segment import Values, digest, holds, label, signed
 from segwatch.core.window import Grain, length
 
 Status = Literal["new", "ongoing", "worse", "resolved"]
@@ -97,7 +95,8 @@ def _of_direction(scored: Scored, direction: Direction) -> Iterator[Cause]:
     # Segments whose change is not put down to a cause yet.
     rest = ~is_rollup
 
-    def caused_by(cell: Ints) -> Cause:
+    def put_down_to(cell: Ints) -> Cause:
+        """The cause in the cell, whose alerts and segments are no longer open."""
         inside = _within(codes, cell)
         explained = pending & inside
         explained[_explained(codes, cell, change, rest, np.flatnonzero(pending & is_rollup))] = True
@@ -106,22 +105,21 @@ def _of_direction(scored: Scored, direction: Direction) -> Iterator[Cause]:
         impact, expected = sign * float(change[leaves].sum()), float(scored.expected[leaves].sum())
         one = leaves if len(leaves) else np.flatnonzero(explained)
         values = tuple(None if code < 0 else scored.segments.values[one[0]][d] for d, code in enumerate(cell))
-        return Cause(values, direction, impact, expected, abs(impact) / total, np.flatnonzero(explained), leaves)
+        cause = Cause(values, direction, impact, expected, abs(impact) / total, np.flatnonzero(explained), leaves)
+        pending[cause.rows] = False
+        rest[cause.segments] = False
+        return cause
 
     if scored.is_additive:
         for _ in range(_MOST_LOOKS):
             n_pending = pending.sum()
             for cell in _common_causes(scored, codes, rest, pending, int(sign)):
-                yield (cause := caused_by(cell))
-                pending[cause.rows] = False
-                rest[cause.segments] = False
+                yield put_down_to(cell)
             if pending.sum() == n_pending:
                 break
-        for cell in _summed_causes(codes, change, is_rollup, pending, scored.weights):
-            if pending[_at(codes, cell)]:
-                yield (cause := caused_by(cell))
-                pending[cause.rows] = False
-                rest[cause.segments] = False
+        for row in _summed_causes(change, is_rollup, pending, scored.weights):
+            if pending[row]:
+                yield put_down_to(codes[:, row])
     # The others speak for themselves.
     for row in np.flatnonzero(pending):
         impact = sign * float(change[row])
@@ -171,24 +169,19 @@ def _common_causes(scored: Scored, codes: Ints, rest: Bools, pending: Bools, sig
             yield cell
 
 
-def _summed_causes(codes: Ints, change: Floats, is_rollup: Bools, pending: Bools, weight: Floats) -> Iterator[Ints]:
-    """Cells of the roll-ups that alerted although no group of segments stands out, the best account first: as in
-    `localise`, but of the sums themselves, the total among them."""
+def _summed_causes(change: Floats, is_rollup: Bools, pending: Bools, weight: Floats) -> Ints:
+    """The roll-ups that alerted although no group of segments stands out, the best account first: as in `localise`, but
+    of the sums themselves, the total among them."""
     rows = np.flatnonzero(pending & is_rollup)
     if not len(rows):
-        return
+        return rows
     score = change[rows] / change[rows].max() - EXPOSED * weight[rows] / max(float(weight[~is_rollup].sum()), 1e-12)
-    for row in rows[np.argsort(-score, kind="stable")]:
-        yield codes[:, row]
+    return rows[np.argsort(-score, kind="stable")]
 
 
 def _within(codes: Ints, cell: Ints) -> Bools:
     """(n_rows,), which rows lie in a cell: one code for each dimension, -1 for any."""
     return np.asarray(((cell[:, None] < 0) | (codes == cell[:, None])).all(axis=0))
-
-
-def _at(codes: Ints, cell: Ints) -> int:
-    return int(np.flatnonzero((codes == cell[:, None]).all(axis=0))[0])
 
 
 def _explained(codes: Ints, cell: Ints, change: Floats, rest: Bools, rollups: Ints) -> Ints:
@@ -225,8 +218,7 @@ class Incident:
 def incident_id(metric: str, dimensions: Sequence[str], cause: Cause, first_seen: np.datetime64) -> str:
     """Stable id of an incident: 20 hex digits over what broke first, and when."""
     pairs = [[name, value] for name, value in zip(dimensions, cause.values, strict=True) if value is not None]
-    document = json.dumps([metric, str(first_seen), cause.direction, pairs], separators=(",", ":"))
-    return hashlib.blake2b(document.encode(), digest_size=10).hexdigest()
+    return digest([metric, str(first_seen), cause.direction, pairs])
 
 
 def follow(
@@ -272,11 +264,7 @@ def _holding(values: Values) -> Iterator[Values]:
 def _is_beginning_of(one: Incident, cause: Cause) -> bool:
     """Whether an incident of the period before may have become a wider cause: if it was no small part of it."""
     is_large = one.direction == cause.direction and one.peak >= _PART * abs(cause.impact)
-    return is_large and _holds(cause.values, one.values)
-
-
-def _holds(larger: Values, smaller: Values) -> bool:
-    return all(mine is None or mine == theirs for mine, theirs in zip(larger, smaller, strict=True))
+    return is_large and holds(cause.values, one.values)
 
 
 def _begun(metric: str, cause: Cause, scored: Scored, ts: np.datetime64) -> Incident:
@@ -295,7 +283,7 @@ def _begun(metric: str, cause: Cause, scored: Scored, ts: np.datetime64) -> Inci
 def _gone_on(one: Incident, causes: Sequence[Cause], scored: Scored, ts: np.datetime64) -> Incident:
     impact = sum(cause.impact for cause in causes)
     widest = min((cause.values for cause in causes), key=lambda values: sum(value is not None for value in values))
-    is_wider = _holds(widest, one.values) and widest != one.values
+    is_wider = holds(widest, one.values) and widest != one.values
     is_worse = is_wider or abs(impact) > _WORSE * one.peak
     gone_on = replace(
         one,
@@ -332,14 +320,10 @@ def sentence(one: Incident) -> str:
     said = f"{label(one.values)} {one.direction}"
     if one.status == "resolved":
         last = "" if one.first_seen == one.last_seen else f" to {one.last_seen}"
-        said += f" ({_number(one.total_impact)} in all) {'from' if last else 'on'} {one.first_seen}{last}"
+        said += f" ({signed(one.total_impact)} in all) {'from' if last else 'on'} {one.first_seen}{last}"
     else:
         if one.expected and np.isfinite(one.expected):
             said += f" {100 * abs(one.impact / one.expected):.0f} %"
-        said += f" ({_number(one.impact)}) " + ("on" if one.first_seen == one.ts else "since") + f" {one.first_seen}"
+        said += f" ({signed(one.impact)}) " + ("on" if one.first_seen == one.ts else "since") + f" {one.first_seen}"
     held = f", {one.n_segments:,} segments" if one.n_segments > 1 else ""
     return f"{said}{held}: {one.status}"
-
-
-def _number(value: float) -> str:
-    return f"{value:+,.0f}" if abs(value) >= 10 else f"{value:+.3g}"

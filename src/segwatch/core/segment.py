@@ -34,7 +34,17 @@ def segment_id(dimensions: Sequence[str], values: Sequence[str | None]) -> str:
     a quote or any letter cannot collide with another split of the same characters.
     """
     pairs = [pair for pair in zip(dimensions, values, strict=True) if pair[1] is not None]
-    return hashlib.blake2b(_CANONICAL(pairs).encode(), digest_size=10).hexdigest()
+    return digest(pairs)
+
+
+def digest(document: object) -> str:
+    """20 hex digits of BLAKE2b over a document as canonical JSON."""
+    return hashlib.blake2b(_CANONICAL(document).encode(), digest_size=10).hexdigest()
+
+
+def holds(larger: Sequence[str | None], smaller: Sequence[str | None]) -> bool:
+    """Whether the smaller one's values lie in the larger one's, where None is any value."""
+    return all(mine is None or mine == theirs for mine, theirs in zip(larger, smaller, strict=True))
 
 
 def shard(segment_id: str, shards: int) -> int:
@@ -49,6 +59,11 @@ def label(values: Iterable[str | None]) -> str:
     """
     texts = list(values)
     return "/".join(ALL if value is None else value for value in texts) if any(v is not None for v in texts) else TOTAL
+
+
+def signed(impact: float) -> str:
+    """An impact as text: `-1,240`; small ones, as those of ratios, to three digits."""
+    return f"{impact:+,.0f}" if abs(impact) >= 10 else f"{impact:+.3g}"
 
 
 def counted(n_segments: int, n_rollups: int) -> str:

@@ -19,6 +19,7 @@ from segwatch.google import credentials, is_emulator
 from segwatch.settings import Google
 from segwatch.warehouses.bigquery_errors import translated
 from segwatch.warehouses.bigquery_sql import Name, Query, Value
+from segwatch.warehouses.checks import plain
 
 _JOB_PREFIX = "segwatch_"
 # Asked first: whether BigQuery can be reached at all is known soon, not after the client's ten minutes.
@@ -234,13 +235,13 @@ class Session:
         """All rows of a table, in no order, through the Storage Read API."""
         with self._errors():
             rows = self._client.list_rows(_reference(name)).to_arrow(bqstorage_client=self._storage)
-        return _plain(rows)
+        return plain(rows)
 
     def stream(self, name: Name) -> Iterator[pa.Table]:
         """The rows of `read` in tables of some of them."""
         with self._errors():
             for batch in self._client.list_rows(_reference(name)).to_arrow_iterable(bqstorage_client=self._storage):
-                yield _plain(pa.Table.from_batches([batch]))
+                yield plain(pa.Table.from_batches([batch]))
 
     def close(self) -> None:
         self._client.close()
@@ -324,8 +325,3 @@ def _parameter(name: str, value: Value) -> Any:
     if isinstance(value.value, tuple):
         return bigquery.ArrayQueryParameter(name, value.type, list(value.value))
     return bigquery.ScalarQueryParameter(name, value.type, value.value)
-
-
-def _plain(rows: pa.Table) -> pa.Table:
-    """The rows without what the client says of the columns."""
-    return rows.cast(pa.schema([field.remove_metadata() for field in rows.schema]))

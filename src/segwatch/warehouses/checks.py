@@ -25,6 +25,11 @@ def in_utc(columns: pa.Schema) -> pa.Schema:
     return pa.schema([field.with_type(_UTC) if pa.types.is_timestamp(field.type) else field for field in columns])
 
 
+def plain(rows: pa.Table) -> pa.Table:
+    """The rows without what a driver says of their columns."""
+    return rows.cast(pa.schema([field.remove_metadata() for field in rows.schema]))
+
+
 def check_replaced(rows: pa.Table, metric: str, window: Window, selection: Mapping[str, frozenset[str]]) -> None:
     """Nothing happens if all rows lie within what is replaced; NULLs are left to the table's constraints."""
     missing = [name for name in ("metric", "ts", *selection) if name not in rows.column_names]

@@ -14,6 +14,7 @@ from ibis.backends.sql.compilers import PostgresCompiler
 
 from segwatch.core.schema import ARROW_TYPES
 from segwatch.warehouses import postgres_sql as sql
+from segwatch.warehouses.checks import plain
 from segwatch.warehouses.mark import Mark
 from segwatch.warehouses.postgres_errors import translated
 from segwatch.warehouses.postgres_url import complete, masked
@@ -131,13 +132,13 @@ class PostgresWarehouse(RelationalWarehouse):
     def _fetch(self, statement: Query) -> pa.Table:
         with self._open().cursor() as cursor:
             cursor.execute(statement.text, list(statement.values) or None)
-            return _plain(cursor.fetch_arrow_table())
+            return plain(cursor.fetch_arrow_table())
 
     def _stream(self, expression: Any) -> Iterator[pa.Table]:
         with self._open().cursor() as cursor:
             cursor.execute(_compiled(expression))
             for batch in cursor.fetch_record_batch():
-                yield _plain(pa.Table.from_batches([batch]))
+                yield plain(pa.Table.from_batches([batch]))
 
     def _rows(self, text: str, *values: str) -> list[tuple[Any, ...]]:
         return [tuple(row.values()) for row in self._fetch(Query(text, values)).to_pylist()]
@@ -189,11 +190,6 @@ class PostgresWarehouse(RelationalWarehouse):
 def _compiled(expression: Any) -> str:
     compiler = PostgresCompiler()
     return str(sql.in_byte_order(compiler.to_sqlglot(expression)).sql(dialect=compiler.dialect))
-
-
-def _plain(rows: pa.Table) -> pa.Table:
-    """The rows without what the driver says of the columns."""
-    return rows.cast(pa.schema([field.remove_metadata() for field in rows.schema]))
 
 
 def _staged_schema(rows: pa.Schema) -> pa.Schema:

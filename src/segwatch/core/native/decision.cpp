@@ -235,6 +235,18 @@ struct Lenders {
   }
 };
 
+// Does the work for each row, with the detector of its segment.
+template <class Work>
+PyObject* on_rows(const Lenders& lenders, const Lent& segments, int64_t n, const Work& work) {
+  return unlocked([&] {
+    Detector detector(best_kernels(), lenders.all);
+    for (int64_t i = 0; i < n; ++i) {
+      detector.take(segments.as<int64_t>()[i]);
+      work(detector, i);
+    }
+  });
+}
+
 }  // namespace
 
 // (detectors, segments (n,), X (n, N_FEATURES), out scores (n,))
@@ -249,12 +261,8 @@ PyObject* score(PyObject*, PyObject* args) {
   if (!scores.holds(n, sizeof(double), "scores") || !X.holds(n * N_FEATURES, sizeof(double), "X") ||
       !lenders.knows(segments, n))
     return nullptr;
-  return unlocked([&] {
-    Detector detector(best_kernels(), lenders.all);
-    for (int64_t i = 0; i < n; ++i) {
-      detector.take(segments.as<int64_t>()[i]);
-      scores.as<double>()[i] = detector.score(X.as<double>() + i * N_FEATURES);
-    }
+  return on_rows(lenders, segments, n, [&](Detector& detector, int64_t i) {
+    scores.as<double>()[i] = detector.score(X.as<double>() + i * N_FEATURES);
   });
 }
 
@@ -276,14 +284,10 @@ PyObject* bounds(PyObject*, PyObject* args) {
       !lower.holds(n, sizeof(double), "lower") || !upper.holds(n, sizeof(double), "upper") ||
       !lenders.knows(segments, n))
     return nullptr;
-  return unlocked([&] {
-    Detector detector(best_kernels(), lenders.all);
-    for (int64_t i = 0; i < n; ++i) {
-      detector.take(segments.as<int64_t>()[i]);
-      const Row row{detector, contexts.as<double>() + i * N_CONTEXT, kind, std::log(thresholds.as<double>()[i])};
-      const Interval found = row.bounds(values.as<double>()[i], passes.as<uint8_t>()[i]);
-      lower.as<double>()[i] = found.lower, upper.as<double>()[i] = found.upper;
-    }
+  return on_rows(lenders, segments, n, [&](Detector& detector, int64_t i) {
+    const Row row{detector, contexts.as<double>() + i * N_CONTEXT, kind, std::log(thresholds.as<double>()[i])};
+    const Interval found = row.bounds(values.as<double>()[i], passes.as<uint8_t>()[i]);
+    lower.as<double>()[i] = found.lower, upper.as<double>()[i] = found.upper;
   });
 }
 
