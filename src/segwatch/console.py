@@ -122,6 +122,8 @@ def train_rows(summary: TrainSummary) -> dict[str, str]:
         "rows read": f"{summary.n_rows:,}",
         "watched": f"{watched}, {fitted:,} fitted{others}",
     }
+    if summary.learned is not None and summary.learned.said:
+        rows["labels"] = summary.learned.said
     if summary.metrics:
         recalls = ((n.removeprefix("recall_"), v) for n, v in summary.metrics.items() if n.startswith("recall_"))
         rows["alert rate held out"] = f"{1000 * summary.metrics['alert_rate']:.1f} per 1,000 rows"

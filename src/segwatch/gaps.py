@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from segwatch.core.labels import EXPECTED
 from segwatch.core.segment import Values, holds, label
 from segwatch.core.window import Grain, length, unit
 
@@ -32,7 +33,8 @@ class Gap:
 def gaps_of(predictions: pa.Table, dimensions: Sequence[str], grain: Grain) -> tuple[Gap, ...]:
     """Gaps in predictions, those of most segments and periods first."""
     is_absent = pc.and_(pc.equal(predictions["status"], "no_data"), pc.is_null(predictions["value"]))
-    absent = predictions.filter(pc.and_(is_absent, pc.not_equal(predictions["reason"], LEFT_OUT)))
+    is_meant = pc.is_in(predictions["reason"], pa.array([LEFT_OUT, EXPECTED]))
+    absent = predictions.filter(pc.and_(is_absent, pc.invert(is_meant)))
     found: dict[tuple[Values, int], list[np.datetime64]] = {}
     for ts in pc.unique(absent["ts"]).sort():
         rows, lost = (table.filter(pc.equal(table["ts"], ts)).select(dimensions) for table in (predictions, absent))

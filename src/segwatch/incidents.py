@@ -6,7 +6,6 @@ before it, so that scoring it again gives the same rows.
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -18,7 +17,7 @@ from segwatch.core.incidents import QUIET, Incident, Scored, follow
 from segwatch.core.panel import Segments
 from segwatch.core.schema import TableSchema
 from segwatch.core.segment import level, segment_id
-from segwatch.core.window import Grain, Window, length, unit
+from segwatch.core.window import Grain, Window, length, unit, utc_of
 from segwatch.data import incidents_schema
 from segwatch.settings import Metric
 from segwatch.warehouses.base import Warehouse
@@ -91,11 +90,11 @@ def _rows(
         {
             "metric": metric_name,
             "incident_id": one.id,
-            "ts": _utc(one.ts),
+            "ts": utc_of(one.ts),
             "status": one.status,
             "direction": one.direction,
-            "first_seen": _utc(one.first_seen),
-            "last_seen": _utc(one.last_seen),
+            "first_seen": utc_of(one.first_seen),
+            "last_seen": utc_of(one.last_seen),
             "level": level(dimensions, one.values),
             **dict(zip(dimensions, one.values, strict=True)),
             "segment_id": segment_id(dimensions, one.values),
@@ -117,11 +116,6 @@ def _rows(
 
 def _known(number: float) -> float | None:
     return float(number) if np.isfinite(number) else None
-
-
-def _utc(ts: np.datetime64) -> dt.datetime:
-    moment: dt.datetime = ts.astype("datetime64[us]").item()
-    return moment.replace(tzinfo=dt.UTC)
 
 
 def _incident(row: Mapping[str, object], dimensions: tuple[str, ...], grain: Grain) -> Incident:

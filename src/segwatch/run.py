@@ -12,10 +12,12 @@ from typing import Protocol
 
 import numpy as np
 
+from segwatch.core.labels import Label
 from segwatch.core.segment import Selection
 from segwatch.core.training import Progress
 from segwatch.core.window import Window, length, parse_time, unit
 from segwatch.errors import DataError, UsageError
+from segwatch.labels import read_labels
 from segwatch.registries import ModelRegistry, open_registry
 from segwatch.settings import Metric, Settings
 from segwatch.warehouses import Warehouse, open_warehouse
@@ -47,6 +49,8 @@ class Run:
     registry: ModelRegistry
     predictions_table: str
     incidents_table: str
+    labels_table: str
+    audit_table: str
     workspace: Path
     observer: Observer
     selection: Selection = field(default_factory=dict)
@@ -78,6 +82,8 @@ def open_run(
             open_registry(where.registry, where.bucket, where.google, where.image),
             settings.predictions_table,
             settings.incidents_table,
+            settings.labels_table,
+            settings.audit_table,
             workspace,
             observer,
             selection,
@@ -85,6 +91,11 @@ def open_run(
         )
     finally:
         warehouse.close()
+
+
+def labels_of(run: Run) -> list[Label]:
+    """What stands of the metric's labels; see `read_labels`."""
+    return read_labels(run.warehouse, run.labels_table, run.incidents_table, run.metric_name, run.metric, run.now)
 
 
 def _as_of(run: Run, text: str | None) -> np.datetime64:

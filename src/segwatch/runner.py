@@ -20,6 +20,7 @@ from segwatch.core.compiled import notice
 from segwatch.core.evaluation import SAMPLE
 from segwatch.core.incidents import Incident
 from segwatch.core.injection import Found
+from segwatch.core.labels import Learned
 from segwatch.core.observations import write_observations
 from segwatch.core.panel import build_panel
 from segwatch.core.segment import counted, label
@@ -29,7 +30,7 @@ from segwatch.errors import DataError, ModelError, disk_error
 from segwatch.gaps import Gap, gaps_of
 from segwatch.incidents import incidents_of, latest, update_incidents
 from segwatch.registries import ModelVersion
-from segwatch.run import Observer, Run
+from segwatch.run import Observer, Run, labels_of
 from segwatch.settings import Metric
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ _STALE = 24 * 3600
 class TrainSummary:
     """What a training did. counts: see `steps.counts_of`. seconds: wall time by step.
 
-    verdict: whether the alias champion moved to it, and why.
+    verdict: whether the alias champion moved to it, and why. learned: what labels did to the data.
     """
 
     window: Window
@@ -53,6 +54,7 @@ class TrainSummary:
     metrics: Mapping[str, float]
     seconds: Mapping[str, float]
     warnings: tuple[str, ...] = ()
+    learned: Learned | None = None
 
 
 @dataclass(frozen=True)
@@ -139,9 +141,10 @@ def train(run: Run, window: Window, *, force: bool = False) -> TrainSummary:
             n_rows = steps.extract(run.warehouse, run.metric, window, work / "observations")
         with clock.step("preprocess"):
             calendar = run.warehouse.calendar(run.metric)
-            segments = steps.preprocess(
-                work / "observations", run.metric, window, work / "panel", run.selection, calendar, work
+            made = steps.preprocess(
+                work / "observations", run.metric, window, work / "panel", run.selection, calendar, labels_of(run), work
             )
+        segments = made.segments
         with clock.step("train", len(segments)) as progress:
             bundle = steps.train(work / "panel", run.metric_name, run.metric, work / "bundle", progress)
         with clock.step("evaluate", min(SAMPLE, len(segments))) as progress:
@@ -163,7 +166,9 @@ def train(run: Run, window: Window, *, force: bool = False) -> TrainSummary:
         counts = steps.counts_of(bundle)
     unknown = steps.unknown_countries(run.metric, segments, window)
     warnings = tuple(said for said in (unknown, notice()) if said)
-    return TrainSummary(window, version, verdict, n_rows, counts, evaluation.metrics, clock.seconds, warnings)
+    return TrainSummary(
+        window, version, verdict, n_rows, counts, evaluation.metrics, clock.seconds, warnings, made.learned
+    )
 
 
 @dataclass(frozen=True)
@@ -185,8 +190,8 @@ def evaluate(run: Run, window: Window) -> EvaluateSummary:
         with clock.step("preprocess"):
             calendar = run.warehouse.calendar(run.metric)
             segments = steps.preprocess(
-                work / "observations", run.metric, window, work / "panel", run.selection, calendar, work
-            )
+                work / "observations", run.metric, window, work / "panel", run.selection, calendar, labels_of(run), work
+            ).segments
         with clock.step("evaluate", len(segments)) as progress:
             found = steps.detectability(work / "panel", run.metric, progress)
     return EvaluateSummary(window, segments.labels, found, clock.seconds)
@@ -238,7 +243,7 @@ def _backtest_week(
     work.mkdir()
     before = Window(first, window.start, window.grain)
     write_observations([_within(observations, before)], run.metric.dimensions, work / "observations")
-    steps.preprocess(work / "observations", run.metric, before, work / "panel", {}, calendar, work)
+    steps.preprocess(work / "observations", run.metric, before, work / "panel", {}, calendar, room=work)
     bundle = steps.train(work / "panel", run.metric_name, run.metric, work / "bundle")
     rows = _within(observations, steps.reading_window(bundle, window))
     stamp = {"model_version": "", "run_id": run.run_id, "scored_at": run.now}
@@ -277,9 +282,12 @@ def _score(
     features = None
     try:
         with clock.step("featurize"):
-            features = steps.featurize(run.warehouse, run.metric, bundle, window, run.run_id, run.now, work)
+            said = labels_of(run)
+            features = steps.featurize(run.warehouse, run.metric, bundle, window, run.run_id, run.now, said, work)
         with clock.step("predict", features.n_scorable) as progress:
-            predictions = steps.predict(run.warehouse, features, run.metric_name, run.metric, bundle, stamp, progress)
+            predictions = steps.predict(
+                run.warehouse, features, run.metric_name, run.metric, bundle, stamp, said, progress
+            )
     finally:
         if features is not None and not keep_features:
             run.warehouse.drop_features(features.table)

@@ -25,7 +25,8 @@ SETTINGS_FILE = "segwatch.toml"
 _PREFIX = "SEGWATCH_"
 RESERVED_COLUMNS = frozenset(
     "metric level segment_id ts value expected lower upper impact impact_share score p_value prediction is_anomaly"
-    " direction status reason model_version run_id scored_at n_rows denominator".split()
+    " direction status reason model_version run_id scored_at n_rows denominator incident_id first_seen last_seen"
+    " change_share total_impact peak_impact n_segments segments updated_at".split()
 )
 _DEFAULT_MIN_HISTORY: dict[Grain, int] = {"day": 90, "hour": 1008}
 _DEFAULT_ADAPT_AFTER: dict[Grain, int] = {"day": 7, "hour": 48}
@@ -237,6 +238,8 @@ class Settings(BaseSettings):
     default_target: Name = Field("dev", description="Target used without --target")
     predictions_table: Name = Field("predictions", description="Table that predictions are written to")
     incidents_table: Name = Field("incidents", description="Table that incidents are written to")
+    labels_table: Name = Field("labels", description="Table that what people say of incidents is written to")
+    audit_table: Name = Field("audit", description="Table that says who labelled, snoozed and promoted")
     targets: dict[Name, Target] = Field(min_length=1)
     metrics: dict[Name, Metric] = Field(min_length=1)
 
@@ -434,6 +437,8 @@ TEMPLATE = """\
 default_target = "dev"              # the target used without --target
 # predictions_table = "predictions" # where predictions are written
 # incidents_table = "incidents"     # where incidents are written
+# labels_table = "labels"           # where what people say of incidents is written
+# audit_table = "audit"             # where it is written who labelled, snoozed and promoted
 
 [targets.dev]
 warehouse = "duckdb:///segwatch.duckdb"  # the database that holds the metric; segwatch adds its tables

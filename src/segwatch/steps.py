@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -28,6 +29,7 @@ from segwatch.core.evaluation import Gate, budget_threshold, held_out, held_out_
 from segwatch.core.features import CONTEXT, FEATURES, FeatureSet
 from segwatch.core.groups import Groups
 from segwatch.core.injection import Found, as_metrics, inject
+from segwatch.core.labels import EXPECTED, Bars, Label, Learned, bars, is_expected, leave_out, teach
 from segwatch.core.noise import Kind
 from segwatch.core.observations import Observations, write_observations
 from segwatch.core.panel import Bools, Floats, History, Ints, Panel, Segments, build_panel
@@ -36,7 +38,7 @@ from segwatch.core.rollup import Rollups, with_rollups
 from segwatch.core.schema import TableSchema
 from segwatch.core.segment import Selection, describe, is_selected, shard
 from segwatch.core.training import Prepared, Progress, ended_after, fit_prepared
-from segwatch.core.window import Window
+from segwatch.core.window import Window, length, unit
 from segwatch.data import predictions_schema
 from segwatch.errors import DataError, ModelError
 from segwatch.gaps import LEFT_OUT
@@ -80,6 +82,14 @@ def extract(warehouse: Warehouse, metric: Metric, window: Window, to: Path) -> i
         return write_observations(parts, metric.dimensions, to)
 
 
+@dataclass(frozen=True)
+class Preprocessed:
+    """The segments of a prepared Panel, and what labels did to it."""
+
+    segments: Segments
+    learned: Learned
+
+
 def preprocess(
     extracted: Path,
     metric: Metric,
@@ -87,16 +97,19 @@ def preprocess(
     to: Path,
     selection: Selection,
     calendar: pa.Table | None = None,
+    labels: Sequence[Label] = (),
     room: Path | None = None,
-) -> Segments:
+) -> Preprocessed:
     """The directory `to` holds the Panel of the selected segments, prepared for training; see `Prepared`.
 
-    extracted: what `extract` wrote. calendar: the user's own days, as `Warehouse.calendar` gives them. room: a
-    directory for matrices that are larger than memory, of the same file system as `to` at best.
+    extracted: what `extract` wrote. calendar: the user's own days, as `Warehouse.calendar` gives them. labels: what
+    stands of what people said. room: a directory for matrices that are larger than memory, of the same file system as
+    `to` at best.
     Raises DataError if no segment is selected.
     """
     with TemporaryDirectory(dir=room) as made:
         panel = build_panel(Observations.open(extracted), metric.dimensions, window, metric.missing, room=Path(made))
+        panel, learned = teach(panel, labels, metric.min_history)
         whole = whole_panel(panel, metric, Path(made))
         days = days_of(metric, whole.segments, window, calendar)
         if days:
@@ -106,7 +119,7 @@ def preprocess(
             # Chosen only now: whether data arrived, and what groups share, is seen from all segments.
             prepared = prepared.take(_selected(prepared.panel, selection))
         prepared.save(to)
-    return prepared.panel.segments
+    return Preprocessed(prepared.panel.segments, learned)
 
 
 def whole_panel(panel: Panel, metric: Metric, room: Path | None = None) -> Panel:
@@ -382,18 +395,19 @@ def featurize(
     window: Window,
     run_id: str,
     now: dt.datetime,
+    labels: Sequence[Label] = (),
     room: Path | None = None,
 ) -> FeatureRows:
     """A temporary table holds the Window's rows: keys, value, status, and where it is ok context and features.
 
-    room: see `preprocess`.
+    labels, room: see `preprocess`.
     Raises ModelError if the model is older than `max_model_age` allows.
     """
     _check_age(bundle, metric, window)
     with TemporaryDirectory(dir=room) as made:
         extract(warehouse, metric, reading_window(bundle, window), Path(made) / "observations")
         read = Observations.open(Path(made) / "observations")
-        rows = feature_rows(read, metric, bundle, window, warehouse.calendar(metric), Path(made))
+        rows = feature_rows(read, metric, bundle, window, warehouse.calendar(metric), labels, Path(made))
     name = warehouse.write_features(run_id, rows, now + FEATURES_KEPT_FOR)
     return FeatureRows(name, rows.num_rows, rows.num_rows - rows[FEATURES[0]].null_count)
 
@@ -413,13 +427,15 @@ def feature_rows(
     bundle: ModelBundle,
     window: Window,
     calendar: pa.Table | None,
+    labels: Sequence[Label] = (),
     room: Path | None = None,
 ) -> pa.Table:
-    """The Window's rows from observations of its `reading_window`, as `featurize` writes them; calendar: see
+    """The Window's rows from observations of its `reading_window`, as `featurize` writes them; calendar, labels: see
     `preprocess`, room: `matrix.new`."""
     wide = reading_window(bundle, window)
     features = bundle.feature_set
     leaves = build_panel(observations, metric.dimensions, wide, metric.missing, bundle.history.leaves, room)
+    leave_out(leaves, [one for one in labels if one.said == "expected"])
     panel = _with_rollups(leaves, bundle.manifest["max_rollup_order"], features, bundle.history, room)
     groups = Groups.of(panel.segments)
     goes_on = wide.start == bundle.window.end
@@ -432,7 +448,8 @@ def feature_rows(
     _, contexts = go_through(whole, bundle.recursion, state, pools, len(window), room)
     panel = panel.last(len(window))
     status = _status(panel, bundle, features.is_complete(contexts))
-    left_out = days.masked(slice(-len(window), None)) if days else np.zeros(status.shape, dtype=bool)
+    masked = days.masked(slice(-len(window), None)) if days else np.zeros(status.shape, dtype=bool)
+    left_out = np.where(is_expected(panel.segments, window, labels), 2, masked).astype(np.int8)
     born = window.times[None, :] >= panel.history.first_seen[:, None]
     tables = []
     for part in panel.chunks(500_000):
@@ -515,11 +532,13 @@ def _feature_table(
     return pa.table(table)
 
 
-def _with_left_out(rows: pa.Table, left_out: Bools) -> pa.Table:
-    """The rows, whose reason says so where the calendar leaves them out (n_rows,)."""
-    is_said = pc.and_(pc.equal(rows["status"], "no_data"), pa.array(left_out))
-    at = rows.column_names.index("reason")
-    return rows.set_column(at, "reason", pc.if_else(is_said, LEFT_OUT, rows["reason"]))
+def _with_left_out(rows: pa.Table, left_out: npt.NDArray[np.int8]) -> pa.Table:
+    """The rows, whose reason says so where the calendar (1) or a label (2) leaves them out. left_out: (n_rows,)."""
+    is_said = pc.and_(pc.equal(rows["status"], "no_data"), pa.array(left_out > 0))
+    reasons = pa.array([None, LEFT_OUT, EXPECTED]).take(pa.array(left_out))
+    return rows.set_column(
+        rows.column_names.index("reason"), "reason", pc.if_else(is_said, reasons, rows["reason"].combine_chunks())
+    )
 
 
 def _reason(panel: Panel, bundle: ModelBundle, position: int, status: str, value: float) -> str:
@@ -540,13 +559,15 @@ def predict(
     metric: Metric,
     bundle: ModelBundle,
     stamp: Mapping[str, object],
+    labels: Sequence[Label] = (),
     progress: Progress = _ignore,
 ) -> pa.Table:
     """The predictions of every row of the feature table, scored or not, in the predictions table's columns.
 
-    stamp: model_version, run_id and scored_at of the run. `shift_of` reads back how far the features have moved.
+    stamp: model_version, run_id and scored_at of the run. labels: see `preprocess`. `shift_of` reads back how far the
+    features have moved.
     """
-    return predict_rows(warehouse.read_features(features.table), metric_name, metric, bundle, stamp, progress)
+    return predict_rows(warehouse.read_features(features.table), metric_name, metric, bundle, stamp, labels, progress)
 
 
 def predict_rows(
@@ -555,6 +576,7 @@ def predict_rows(
     metric: Metric,
     bundle: ModelBundle,
     stamp: Mapping[str, object],
+    labels: Sequence[Label] = (),
     progress: Progress = _ignore,
 ) -> pa.Table:
     """The predictions of feature rows; see `predict`."""
@@ -568,10 +590,21 @@ def predict_rows(
     is_rollup = ok["level"].to_numpy() != metric.level
     asked = bundle.rules_for(rules(metric))
     is_over = ok["status"].to_numpy() == "ended"
-    decisions = decide(bundle, ids, periods, values, contexts, X, progress, floors, asked, is_rollup, is_over)
+    raised = _bars(labels, bundle, ids, ok["ts"].to_numpy()) if labels else None
+    decisions = decide(bundle, ids, periods, values, contexts, X, progress, floors, asked, is_rollup, is_over, raised)
     scored = _predictions(ok, metric_name, metric, stamp, decisions)
     rest = _predictions(rows.filter(pc.invert(has_features)), metric_name, metric, stamp, None)
     return pa.concat_tables([scored, rest]).replace_schema_metadata({_SHIFT: json.dumps(bundle.shift(ids, X))})
+
+
+def _bars(labels: Sequence[Label], bundle: ModelBundle, ids: pa.Array, ts: npt.NDArray[np.datetime64]) -> Bars | None:
+    """What labels ask of rows of a Window, (n_rows,)."""
+    if not len(ts):
+        return None
+    grain = bundle.feature_set.grain
+    times = ts.astype(f"datetime64[{unit(grain)}]")
+    window = Window(times.min(), times.max() + length(1, grain), grain)
+    return Bars.of(bars(labels, bundle.history.segments, bundle.window, window), ids, times)
 
 
 def shift_of(predictions: pa.Table) -> dict[str, float]:
@@ -642,8 +675,8 @@ def _decision_columns(rows: pa.Table, decisions: Decisions) -> dict[str, pa.Arra
 
 def _said(decisions: Decisions) -> pa.Array:
     """Why a row is an anomaly although its value alone is none, or none although it is improbable."""
-    words = np.where(decisions.is_pattern, "pattern", "ongoing")
-    return pa.array(words, pa.string(), mask=~(decisions.is_pattern | decisions.is_ongoing))
+    words = np.where(decisions.is_pattern, "pattern", np.where(decisions.is_barred, "labelled", "ongoing"))
+    return pa.array(words, pa.string(), mask=~(decisions.is_pattern | decisions.is_ongoing | decisions.is_barred))
 
 
 def select(predictions: pa.Table, selection: Selection, window: Window) -> pa.Table:

@@ -731,7 +731,9 @@ def test_a_dry_run_says_what_google_would_bill_and_reads_nothing(
     }
     handler.answers[AT_JOBS] = [(200, job)]
     unused: Any = None
-    run = runner.Run("r", NOW, "new_users", USERS, warehouse, unused, "predictions", "incidents", tmp_path, unused)
+    run = runner.Run(
+        "r", NOW, "new_users", USERS, warehouse, unused, "predictions", "incidents", "labels", "audit", tmp_path, unused
+    )
     plan = runner.plan_training(run, JANUARY)
     assert plan["bills"] == "3,000,000 bytes at most"
     assert list(plan) == ["reads", "bills", "writes"]

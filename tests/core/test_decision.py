@@ -10,6 +10,7 @@ from segwatch.core.baseline import Recursion
 from segwatch.core.bundle import ModelBundle, Rules, write_bundle
 from segwatch.core.decision import Floors, decide, undiscovered
 from segwatch.core.features import CONTEXT, FEATURES, FeatureSet
+from segwatch.core.labels import Bars
 from segwatch.core.training import Prepared, Rows, fit_prepared
 
 from .simulated import counts, panel_of, weekly
@@ -84,6 +85,37 @@ def test_a_row_alerts_exactly_where_its_value_is_outside_its_bounds(cases, kind,
     found = one.decide(values, contexts, floors=floors)
     explained = ~found.is_pattern
     np.testing.assert_array_equal(is_outside(values, found)[explained], found.is_anomaly[explained])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(steps, floors, st.integers(0, 2**32 - 1))
+@settings(max_examples=15, deadline=None)
+def test_a_raised_bar_moves_the_bound_of_its_side_so_that_a_row_alerts_exactly_outside(
+    cases, kind, steps, floors, seed
+):
+    one, values = cases[kind], cases[kind].z(steps)
+    rng = np.random.default_rng(seed)
+    up, down = (np.where(rng.random(2 * N) < 0.5, 10.0 ** rng.uniform(-12, -2, 2 * N), np.inf) for _ in range(2))
+    found = one.decide(values, floors=floors, bars=Bars(up, down))
+    explained = ~found.is_pattern
+    np.testing.assert_array_equal(is_outside(values, found)[explained], found.is_anomaly[explained])
+    bar = np.where(values > found.expected, up, down)
+    assert (found.p_value[found.is_anomaly] <= bar[found.is_anomaly]).all()
+    assert (
+        not (found.is_barred & found.is_anomaly).any() and (found.p_value[found.is_barred] > bar[found.is_barred]).all()
+    )
+    free = one.decide(values, floors=floors)
+    np.testing.assert_array_equal(found.p_value, free.p_value)
+
+
+def test_a_barred_row_makes_no_room_for_the_alerts_of_others_and_alerts_in_the_other_direction(cases):
+    one = cases["count"]
+    values = one.z(np.where(np.arange(2 * N) == 4, 10.0, 0.0))
+    up = np.where(np.arange(2 * N) == 4, 1e-300, np.inf)
+    found = one.decide(values, bars=Bars(up, np.full(2 * N, np.inf)))
+    assert not found.is_anomaly.any() and np.flatnonzero(found.is_barred).tolist() == [4] and np.isnan(found.upper[4])
+    fallen = one.decide(one.z(np.where(np.arange(2 * N) == 4, -8.0, 0.0)), bars=Bars(up, np.full(2 * N, np.inf)))
+    assert np.flatnonzero(fallen.is_anomaly).tolist() == [4]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from segwatch import __version__
-from segwatch.cli import data, jobs, models, pipelines, project
+from segwatch.cli import data, jobs, labels, models, pipelines, project
 from segwatch.cli.session import LogFormat, Session
 from segwatch.errors import SegwatchError, disk_error
 
@@ -58,11 +58,14 @@ for _command, _name in (
     (project.serve, "serve"),
     (project.doctor, "doctor"),
     (project.incidents, "incidents"),
+    (labels.label, "label"),
+    (labels.snooze, "snooze"),
     (project.report, "report"),
     (project.destroy, "destroy"),
 ):
     app.command(_name)(_command)
 app.add_typer(data.data_app, name="data")
+app.add_typer(labels.labels_app, name="labels")
 app.add_typer(models.models_app, name="models")
 app.add_typer(pipelines.schedule_app, name="schedule")
 

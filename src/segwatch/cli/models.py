@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from segwatch.cli.session import MetricOption, metric_of, registry_of
+from segwatch.cli.labels import By
+from segwatch.cli.session import MetricOption, metric_of, opened_run, registry_of, user_name
 
 if TYPE_CHECKING:
     from segwatch.registries.base import ModelRegistry
@@ -67,14 +68,19 @@ def models_promote(
     context: typer.Context,
     version: Annotated[str, typer.Argument(help="Version.")],
     metric: MetricOption = None,
+    by: By = None,
 ) -> None:
     """Make a version the champion."""
-    registry, name = _versions(context, metric)
-    context.obj.say("models promote", champion=registry.promote(name, version).version)
+    from segwatch import actions
+
+    with opened_run(context.obj, metric, None) as run:
+        context.obj.say("models promote", champion=actions.promote(run, version, user_name(by)).version)
 
 
 @models_app.command("rollback")
-def models_rollback(context: typer.Context, metric: MetricOption = None) -> None:
+def models_rollback(context: typer.Context, metric: MetricOption = None, by: By = None) -> None:
     """Make the version that was champion before the champion again."""
-    registry, name = _versions(context, metric)
-    context.obj.say("models rollback", champion=registry.rollback(name).version)
+    from segwatch import actions
+
+    with opened_run(context.obj, metric, None) as run:
+        context.obj.say("models rollback", champion=actions.rollback(run, user_name(by)).version)

@@ -157,6 +157,18 @@ def opened_run(session: Session, metric: str | None, select: list[str] | None) -
         yield run
 
 
+def user_name(given: str | None) -> str:
+    """Who acts: who is named, or the user of this machine."""
+    import getpass
+
+    if given is not None:
+        return given
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError) as error:
+        raise UsageError("this machine does not say who you are: name yourself with --by") from error
+
+
 def git_revision() -> str:
     """The commit that the working directory is at; empty where it is in no repository."""
     import subprocess

@@ -13,6 +13,7 @@ from segwatch.core import compiled
 from segwatch.core.bundle import ModelBundle, Rules
 from segwatch.core.detector import Detector, Packed
 from segwatch.core.features import FeatureSet
+from segwatch.core.labels import Bars
 from segwatch.core.panel import Bools, Floats, Ints
 from segwatch.core.training import Progress
 
@@ -28,6 +29,7 @@ class Decisions:
 
     is_pattern: no value would have passed in this row's place, so the value alone does not explain the alert.
     is_ongoing: the row is as improbable as an anomaly, but its value is in order: a change said before goes on.
+    is_barred: it would alert, had not a label raised the bar.
     """
 
     score: Floats
@@ -41,6 +43,7 @@ class Decisions:
     impact_share: Floats
     is_pattern: Bools
     is_ongoing: Bools
+    is_barred: Bools
 
 
 @dataclass(frozen=True)
@@ -64,13 +67,14 @@ def decide(
     rules: Rules | None = None,
     is_rollup: Bools | None = None,
     is_over: Bools | None = None,
+    bars: Bars | None = None,
 ) -> Decisions:
     """Decisions on rows (n_rows,) of fitted segments; false discoveries are controlled within each period.
 
     contexts: (n_rows, n_context). X: (n_rows, n_features), the rows' features. progress is told of finished rows.
     rules: thresholds in place of those that the model was trained with; p-values do not depend on them. is_rollup:
     (n_rows,), rows that the total of their period holds already. is_over: (n_rows,), rows of segments that have ended:
-    their silence was an anomaly when it began.
+    their silence was an anomaly when it began. bars: what labels ask of the rows' p-values.
     """
     rules, features = rules or bundle.rules, bundle.feature_set
     scores, p_values = bundle.score(segment_ids, X)
@@ -78,11 +82,19 @@ def decide(
     is_ongoing = (p_values <= rules.alpha) & features.is_ongoing(values, contexts)
     if is_over is not None:
         is_ongoing |= is_over
-    candidates = np.where(is_ongoing, 1.0, p_values)
+    expected = features.expected(contexts)
+    is_barred = np.zeros(len(values), dtype=bool)
+    if bars is not None:
+        is_barred = ~is_ongoing & (p_values > np.where(values > expected, bars.up, bars.down))
+    candidates = np.where(is_ongoing | is_barred, 1.0, p_values)
     thresholds = rules.thresholds(candidates, periods)
     is_anomaly = candidates <= thresholds
-    expected = features.expected(contexts)
+    is_barred &= p_values <= thresholds
     lower, upper = _bounds(bundle, segment_ids, values, contexts, thresholds, ~is_anomaly, progress)
+    if bars is not None:
+        rows = np.flatnonzero(bars.is_raised)
+        asked = np.where(is_ongoing, 1.0, p_values)
+        lower[rows], upper[rows] = _barred_bounds(bundle, segment_ids, values, contexts, asked, thresholds, bars, rows)
     impact = values - expected
     totals = _sums_by(periods, expected if is_rollup is None else np.where(is_rollup, 0.0, expected))
     floor = np.maximum(floors.impact, floors.share * np.abs(totals))
@@ -96,7 +108,18 @@ def decide(
     prediction = np.where(p_values <= rules.alpha, -1, 1)
     share = np.divide(impact, np.abs(totals), out=np.full(len(values), np.nan), where=totals != 0)
     return Decisions(
-        scores, p_values, prediction, is_anomaly, expected, lower, upper, impact, share, is_pattern, is_ongoing
+        scores,
+        p_values,
+        prediction,
+        is_anomaly,
+        expected,
+        lower,
+        upper,
+        impact,
+        share,
+        is_pattern,
+        is_ongoing,
+        is_barred,
     )
 
 
@@ -131,6 +154,26 @@ def _bounds(
     for n_rows in bundle.by_shard(segment_ids, of_shard):
         progress(n_rows)
     return lower, upper
+
+
+def _barred_bounds(
+    bundle: ModelBundle,
+    segment_ids: Sequence[str] | pa.Array,
+    values: Floats,
+    contexts: Floats,
+    p_values: Floats,
+    thresholds: Floats,
+    bars: Bars,
+    rows: Ints,
+) -> tuple[Floats, Floats]:
+    """`_bounds` of the rows at `rows`, each side under its own bar."""
+    ids = [str(segment_ids[int(row)]) for row in rows]
+    found = []
+    for bar in (bars.down, bars.up):
+        asked = np.minimum(thresholds, bar)[rows]
+        passes = p_values[rows] > asked
+        found.append(_bounds(bundle, ids, values[rows], contexts[rows], asked, passes, lambda _: None))
+    return found[0][0], found[1][1]
 
 
 def undiscovered(detector: Detector, features: FeatureSet, values: Floats, contexts: Floats) -> Floats:

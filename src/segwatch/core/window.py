@@ -130,3 +130,15 @@ def parse_time(text: str, grain: Grain, option: str) -> np.datetime64:
     if coarse != fine:
         raise UsageError(f"{option} {text!r} falls inside a {grain}: give the start of a {grain}")
     return coarse
+
+
+def until(now: dt.datetime, grain: Grain) -> Window:
+    """All time up to now, today included."""
+    end = np.datetime64(now.astimezone(dt.UTC).replace(tzinfo=None), "D") + np.timedelta64(1, "D")
+    return Window(np.datetime64("1970-01-01"), end, grain)
+
+
+def utc_of(period: np.datetime64) -> dt.datetime:
+    """A period's start as a datetime with its zone."""
+    moment: dt.datetime = period.astype("datetime64[us]").item()
+    return moment.replace(tzinfo=dt.UTC)

@@ -28,6 +28,16 @@ def incidents_schema() -> TableSchema:
     return _schema("incidents_schema.json")
 
 
+def incident_labels_schema() -> TableSchema:
+    """Columns of the labels table: what people say of incidents and of days."""
+    return _schema("incident_labels_schema.json")
+
+
+def audit_schema() -> TableSchema:
+    """Columns of the audit table: who did what, and when."""
+    return _schema("audit_schema.json")
+
+
 def _schema(name: str) -> TableSchema:
     return TableSchema.from_json(resources.files(__name__).joinpath(name).read_text(encoding="utf-8"))
 

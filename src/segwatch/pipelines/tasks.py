@@ -27,7 +27,7 @@ from segwatch.core.bundle import ModelBundle
 from segwatch.core.segment import parse_selection
 from segwatch.core.window import Window
 from segwatch.errors import BackendError, SegwatchError
-from segwatch.run import Run, open_run, reporting_window, scoring_window, training_window
+from segwatch.run import Run, labels_of, open_run, reporting_window, scoring_window, training_window
 from segwatch.settings import Metric, Settings
 from segwatch.warehouses.base import FEATURES_PREFIX
 
@@ -137,8 +137,8 @@ def preprocess(settings: str, metric: str, window: str, select: Sequence[str], o
     chosen = _metric(settings, metric)
     selection = parse_selection(select, chosen.dimensions)
     with _opened(settings, metric) as run:
-        calendar = run.warehouse.calendar(run.metric)
-    steps.preprocess(Path(observations), chosen, _window(window), _new(panel), selection, calendar)
+        calendar, said = run.warehouse.calendar(run.metric), labels_of(run)
+    steps.preprocess(Path(observations), chosen, _window(window), _new(panel), selection, calendar, said)
 
 
 @_task
@@ -209,7 +209,8 @@ def featurize(settings: str, metric: str, window: str, bundle: str, job: str) ->
     with _opened(settings, metric, job) as run:
         run.warehouse.sweep_features(run.now)
         opened = ModelBundle.open(Path(bundle))
-        rows = steps.featurize(run.warehouse, run.metric, opened, _window(window), run.run_id, run.now)
+        scored, said = _window(window), labels_of(run)
+        rows = steps.featurize(run.warehouse, run.metric, opened, scored, run.run_id, run.now, said)
     return json.dumps(asdict(rows))
 
 
@@ -219,7 +220,7 @@ def predict(settings: str, metric: str, features: str, version: str, bundle: str
     opened, rows = ModelBundle.open(Path(bundle)), steps.FeatureRows(**json.loads(features))
     with _opened(settings, metric, job) as run:
         stamp = {"model_version": version, "run_id": run.run_id, "scored_at": run.now}
-        predicted = steps.predict(run.warehouse, rows, metric, run.metric, opened, stamp)
+        predicted = steps.predict(run.warehouse, rows, metric, run.metric, opened, stamp, labels_of(run))
     feather.write_feather(predicted, str(_new(predictions)), compression="lz4")
 
 

@@ -140,8 +140,9 @@ class Warehouse(Protocol):
         """
         ...
 
-    def predictions(self, table: str, metric: str, window: Window) -> pa.Table:
-        """Predictions of a metric in the Window, ordered by ts and segment_id."""
+    def predictions(self, table: str, metric: str, window: Window, key: str = "segment_id") -> pa.Table:
+        """Rows of a metric in the Window, of the predictions or any other table with metric and ts, ordered by ts and
+        key, which holds no NULL."""
         ...
 
     def prediction_span(self, table: str, metric: str) -> tuple[np.datetime64, np.datetime64] | None:

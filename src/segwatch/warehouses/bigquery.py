@@ -234,16 +234,16 @@ class BigqueryWarehouse:
             self._open().execute(sql.replace_predictions(held.name, stage, columns, *of_window))
         return n_rows
 
-    def predictions(self, table: str, metric: str, window: Window) -> pa.Table:
+    def predictions(self, table: str, metric: str, window: Window, key: str = "segment_id") -> pa.Table:
         """See Warehouse."""
-        held = self._predictions_table(table)
+        held = self._predictions_table(table, key)
         rows = self._rows(sql.select_predictions(held.name, metric, *window.as_datetimes()))
-        ordered = rows.sort_by([("ts", "ascending"), ("segment_id", "ascending")])
+        ordered = rows.sort_by([("ts", "ascending"), (key, "ascending")])
         return ordered.cast(in_utc(ordered.schema))
 
     def prediction_span(self, table: str, metric: str) -> tuple[np.datetime64, np.datetime64] | None:
         """See Warehouse."""
-        held = self._predictions_table(table)
+        held = self._predictions_table(table, "ts")
         found = self._open().fetch(sql.select_prediction_span(held.name, metric))
         first, last = (column.cast(pa.timestamp("us")).to_numpy()[0] for column in found.columns)
         return None if np.isnat(first) else (first, last)
@@ -372,9 +372,9 @@ class BigqueryWarehouse:
         if added:
             self._open().execute(sql.add_columns(held.name, added))
 
-    def _predictions_table(self, table: str) -> Held:
+    def _predictions_table(self, table: str, key: str) -> Held:
         held = self._need(table)
-        self._check_columns(held, ["metric", "ts", "segment_id"])
+        self._check_columns(held, ["metric", "ts", key])
         return held
 
     def _metric_table(self, source: Metric) -> tuple[Held, Any]:

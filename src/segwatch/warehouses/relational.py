@@ -186,19 +186,19 @@ class RelationalWarehouse(ABC):
                 self._execute(removal.text, removal.values)
                 return self._change(self._sql.insert_from(target, stage, rows.column_names))
 
-    def predictions(self, table: str, metric: str, window: Window) -> pa.Table:
+    def predictions(self, table: str, metric: str, window: Window, key: str = "segment_id") -> pa.Table:
         """See Warehouse."""
         start, end = window.as_datetimes()
-        order = ["ts", "segment_id"]
+        order = ["ts", key]
         with self._reading():
-            found = self._predictions_table(table)
+            found = self._predictions_table(table, key)
             rows = self._fetch(self._sql.select_predictions(found, metric, start, end, order))
         return query.in_order(rows.cast(in_utc(rows.schema)), order)
 
     def prediction_span(self, table: str, metric: str) -> tuple[np.datetime64, np.datetime64] | None:
         """See Warehouse."""
         with self._reading():
-            found = self._fetch(self._sql.select_prediction_span(self._predictions_table(table), metric))
+            found = self._fetch(self._sql.select_prediction_span(self._predictions_table(table, "ts"), metric))
         first, last = (column.to_numpy()[0] for column in found.columns)
         return None if np.isnat(first) else (first, last)
 
@@ -302,9 +302,9 @@ class RelationalWarehouse(ABC):
                     f"table {str(name)!r} in {self._place} has no column {column!r}; it has {', '.join(held)}"
                 )
 
-    def _predictions_table(self, table: str) -> Name:
+    def _predictions_table(self, table: str, key: str) -> Name:
         name = self._need(table).name
-        self._check_columns(name, ["metric", "ts", "segment_id"])
+        self._check_columns(name, ["metric", "ts", key])
         return name
 
     def _metric_table(self, source: Metric) -> ir.Table:
