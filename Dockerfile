@@ -2,7 +2,7 @@
 # Not slim: it has the compiler that the solver is built with.
 FROM python:3.11.14-bookworm AS builder
 # An extra that this revision does not have is a warning, not an error.
-ARG EXTRAS=gcp,kfp,serve
+ARG EXTRAS=gcp,kfp,serve,alerts
 WORKDIR /build
 RUN python -m venv --without-pip /opt/segwatch
 COPY pyproject.toml setup.py constraints.txt README.md CHANGELOG.md LICENSE ./

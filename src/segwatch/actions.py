@@ -32,10 +32,10 @@ def find_incident(run: Run, id_: str) -> Incident:
     """
     if len(id_) < _SHORTEST_ID:
         raise UsageError(f"{id_!r} is too short for an incident: give {_SHORTEST_ID} digits of its id or more")
-    span = run.warehouse.prediction_span(run.incidents_table, run.metric_name)
+    span = run.warehouse.prediction_span(run.settings.incidents_table, run.metric_name)
     all_time = until(run.now, run.metric.grain)
     known = [] if span is None else latest(
-        incidents_of(run.warehouse, run.incidents_table, run.metric_name, run.metric, all_time)
+        incidents_of(run.warehouse, run.settings.incidents_table, run.metric_name, run.metric, all_time)
     )  # fmt: skip
     found = [one for one in known if one.id.startswith(id_)]
     if not found:
@@ -57,7 +57,7 @@ def label_incident(run: Run, id_: str, said: Said, author: str, note: str = "", 
         incident.id, said, run.now, _named(author), incident.values, incident.first_seen, ends, incident.direction,
         _alarms(run, incident, said), note.strip(),
     )  # fmt: skip
-    write_labels(run.warehouse, run.labels_table, run.metric_name, run.metric, [found], _OF_INCIDENT)
+    write_labels(run.warehouse, run.settings.labels_table, run.metric_name, run.metric, [found], _OF_INCIDENT)
     detail = f"{said} to {ends}" if last else said
     _audit(run, author, "snooze" if said == "snooze" else "label", f"incident {incident.id}", detail, note)
     return found
@@ -81,14 +81,14 @@ def _alarms(run: Run, incident: Incident, said: Said) -> tuple[tuple[str, float]
     if said not in ("false", "new-normal"):
         return ()
     window = Window(incident.first_seen, incident.last_seen + length(1, run.metric.grain), run.metric.grain)
-    rows = run.warehouse.predictions(run.predictions_table, run.metric_name, window)
+    rows = run.warehouse.predictions(run.settings.predictions_table, run.metric_name, window)
     return tuple(sorted(alarms_of(rows, incident.values, incident.direction, run.metric.dimensions).items()))
 
 
 def import_events(run: Run, path: Path, author: str) -> Sequence[Label]:
     """What a CSV file says of past events is in the labels table; the same file again leaves the same table."""
     labels = [replace(one, author=_named(one.author)) for one in read_events(path, run.metric, author, run.now)]
-    write_labels(run.warehouse, run.labels_table, run.metric_name, run.metric, labels, _OF_FILE)
+    write_labels(run.warehouse, run.settings.labels_table, run.metric_name, run.metric, labels, _OF_FILE)
     _audit(run, author, "import", f"file {path.name}", f"{len(labels)} events", "")
     return labels
 
@@ -99,7 +99,7 @@ def take_back(run: Run, id_: str, author: str, note: str = "") -> Label:
     if len({one.id for one in found}) != 1:
         raise DataError(f"{len(found)} labels of {run.metric_name} begin with {id_!r}: `segwatch labels list` has them")
     gone = replace(found[-1], said="none", at=run.now, author=_named(author), alarms=(), note=note.strip())
-    write_labels(run.warehouse, run.labels_table, run.metric_name, run.metric, [gone], _OF_INCIDENT)
+    write_labels(run.warehouse, run.settings.labels_table, run.metric_name, run.metric, [gone], _OF_INCIDENT)
     _audit(run, author, "label", f"label {gone.id} of {name_of(gone.values)}", "none", note)
     return gone
 
@@ -145,6 +145,6 @@ def _named(author: str) -> str:
 def _audit(run: Run, author: str, action: Action, subject: str, detail: str, note: str) -> None:
     said = f"{detail}: {note.strip()}" if note.strip() else detail
     write_audit(
-        run.warehouse, run.audit_table, run.metric_name, run.now,
+        run.warehouse, run.settings.audit_table, run.metric_name, run.now,
         author=_named(author), action=action, subject=subject, detail=said,
     )  # fmt: skip

@@ -12,6 +12,7 @@ from segwatch.core.segment import counted, label, signed
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from segwatch.alerts import NotifySummary
     from segwatch.core.bundle import ModelBundle
     from segwatch.core.incidents import Incident
     from segwatch.core.training import Progress
@@ -152,10 +153,25 @@ def infer_rows(summary: InferSummary) -> dict[str, str]:
             rows[f"  {worst.segment}"] = f"{signed(worst.impact)} in {_alerts(worst.n_anomalies)}"
     if summary.gaps:
         rows["no data"] = "\n".join(_gap_lines(summary.gaps))
+    if summary.notified is not None:
+        rows |= notify_rows(summary.notified)
     rows |= _warnings(summary.warnings)
     if summary.features_table:
         rows["features kept in"] = summary.features_table
     return rows | _seconds(summary.seconds)
+
+
+def notify_rows(summary: NotifySummary) -> dict[str, str]:
+    """What became of alerts, as lines of a table; none where there were none."""
+    lines = [f"to {message.channel}: {message.title}" for message in summary.sent]
+    lines += [
+        f"NOT to {one.message.channel}, the next run tries again: {one.message.title} ({one.reason})"
+        for one in summary.failed
+    ]
+    lines += [f"perhaps to {one.channel}, as the run that sent it died: {one.title}" for one in summary.lost]
+    if summary.problem:
+        lines.append(f"none could be sent, the next run tries again: {summary.problem}")
+    return {"alerts": "\n".join(lines)} if lines else {}
 
 
 def _incident_lines(incidents: Sequence[Incident]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import importlib
 import re
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,7 @@ _MANIFESTS = ", ".join(
         "docker.distribution.manifest.v2",
     )
 )
+_SECRET_VERSION = re.compile(r"projects/[\w:.-]+/secrets/[\w-]+/versions/\w+")
 _PATIENCE_SECONDS = 20.0
 _LOGIN = "run `gcloud auth application-default login`, or run where a service account is attached"
 
@@ -94,6 +96,25 @@ def disabled_apis(settings: Google, apis: Sequence[str]) -> list[str]:
             raise from_http_response(answer)
     states = {one["name"].rpartition("/")[2]: one.get("state") for one in answer.json().get("services", [])}
     return [api for api in apis if states.get(api) != "ENABLED"]
+
+
+def read_secret(version: str, settings: Google) -> str:
+    """The text of a version of a secret in Secret Manager, named `projects/P/secrets/S/versions/V`.
+
+    Raises SettingsError if that is no such name, BackendError if Secret Manager does not give it.
+    """
+    if _SECRET_VERSION.fullmatch(version) is None:
+        raise SettingsError(f"secret://{version} names no secret: write it as secret://projects/P/secrets/S/versions/V")
+    endpoint = settings.endpoints.secret_manager or "https://secretmanager.googleapis.com"
+    found = credentials(settings, endpoint)
+    from google.api_core.exceptions import from_http_response
+    from google.auth.transport.requests import AuthorizedSession
+
+    with translated(f"Secret Manager, {version}"), AuthorizedSession(found) as session:
+        answer = session.get(f"{endpoint.rstrip('/')}/v1/{version}:access", timeout=_PATIENCE_SECONDS)
+        if not answer.ok:
+            raise from_http_response(answer)
+    return base64.b64decode(answer.json()["payload"]["data"]).decode("utf-8").strip()
 
 
 def has_image(image: str, settings: Google) -> bool:

@@ -47,10 +47,7 @@ class Run:
     metric: Metric
     warehouse: Warehouse
     registry: ModelRegistry
-    predictions_table: str
-    incidents_table: str
-    labels_table: str
-    audit_table: str
+    settings: Settings
     workspace: Path
     observer: Observer
     selection: Selection = field(default_factory=dict)
@@ -80,10 +77,7 @@ def open_run(
             settings.metric(metric),
             warehouse,
             open_registry(where.registry, where.bucket, where.google, where.image),
-            settings.predictions_table,
-            settings.incidents_table,
-            settings.labels_table,
-            settings.audit_table,
+            settings,
             workspace,
             observer,
             selection,
@@ -95,7 +89,9 @@ def open_run(
 
 def labels_of(run: Run) -> list[Label]:
     """What stands of the metric's labels; see `read_labels`."""
-    return read_labels(run.warehouse, run.labels_table, run.incidents_table, run.metric_name, run.metric, run.now)
+    return read_labels(
+        run.warehouse, run.settings.labels_table, run.settings.incidents_table, run.metric_name, run.metric, run.now
+    )
 
 
 def _as_of(run: Run, text: str | None) -> np.datetime64:
@@ -151,7 +147,7 @@ def scoring_window(run: Run, as_of: str | None = None, start: str | None = None,
 def reporting_window(run: Run, start: str | None = None, end: str | None = None) -> Window:
     """[start, end), by default the last 90 periods that have predictions. Raises DataError where none has."""
     grain = run.metric.grain
-    span = run.warehouse.prediction_span(run.predictions_table, run.metric_name)
+    span = run.warehouse.prediction_span(run.settings.predictions_table, run.metric_name)
     if span is None:
         raise DataError(f"there are no predictions of {run.metric_name}: run `segwatch infer` first")
     first, last = (moment.astype(f"datetime64[{unit(grain)}]") for moment in span)

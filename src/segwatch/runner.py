@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from segwatch import steps
+from segwatch.alerts import NotifySummary, check_deliveries, notify
 from segwatch.core.bundle import ModelBundle
 from segwatch.core.compiled import notice
 from segwatch.core.evaluation import SAMPLE
@@ -26,7 +27,7 @@ from segwatch.core.panel import build_panel
 from segwatch.core.segment import counted, label
 from segwatch.core.training import Progress
 from segwatch.core.window import Window, length
-from segwatch.errors import DataError, ModelError, disk_error
+from segwatch.errors import DataError, ModelError, SegwatchError, disk_error
 from segwatch.gaps import Gap, gaps_of
 from segwatch.incidents import incidents_of, latest, update_incidents
 from segwatch.registries import ModelVersion
@@ -87,6 +88,7 @@ class InferSummary:
     gaps: tuple[Gap, ...] = ()
     incidents: tuple[Incident, ...] = ()
     news: float | None = None
+    notified: NotifySummary | None = None
 
 
 @dataclass
@@ -270,8 +272,8 @@ def infer(run: Run, window: Window, *, keep_features: bool = False) -> InferSumm
             version, bundle = steps.resolve(run.registry, run.metric_name, run.metric, work / "bundle")
         predictions, table = _score(run, window, version, bundle, clock, keep_features, work)
         with clock.step("publish"):
-            n_rows, said = publish(run, window, predictions)
-    return scoring_summary(run.metric, window, version, predictions, n_rows, clock.seconds, said, table)
+            done = publish(run, window, predictions)
+    return scoring_summary(run.metric, window, version, predictions, done, clock.seconds, table)
 
 
 def _score(
@@ -294,18 +296,37 @@ def _score(
     return steps.select(predictions, run.selection, window), features.table if keep_features else None
 
 
-def publish(run: Run, window: Window, predictions: pa.Table) -> tuple[int, list[Incident] | None]:
-    """Both tables hold the predictions of the Window and what they say of incidents: rows written, and what is said.
+@dataclass(frozen=True)
+class Published:
+    """What was published: rows of predictions, what is said of incidents in the order of time (None where only some
+    segments were scored, which say nothing of them), and what became of the alerts."""
 
-    Some of the segments alone say nothing of incidents: None. Raises DataError where a table is missing.
+    n_rows: int
+    said: list[Incident] | None = None
+    notified: NotifySummary | None = None
+
+
+def publish(run: Run, window: Window, predictions: pa.Table) -> Published:
+    """The tables hold the predictions of the Window and what they say of incidents, and who wants to know was told.
+
+    What goes wrong in telling is in the summary: it takes back nothing, and the next run tells. Raises DataError where
+    a table is missing, before anything is written.
     """
-    if run.warehouse.table_schema(run.incidents_table) is None:
-        raise DataError(f"there is no table {run.incidents_table!r}: run `segwatch create`, which makes it")
-    n_rows = steps.publish(run.warehouse, run.predictions_table, run.metric_name, window, predictions, run.selection)
+    check_deliveries(run)
+    if run.warehouse.table_schema(run.settings.incidents_table) is None:
+        raise DataError(f"there is no table {run.settings.incidents_table!r}: run `segwatch create`, which makes it")
+    n_rows = steps.publish(
+        run.warehouse, run.settings.predictions_table, run.metric_name, window, predictions, run.selection
+    )
     if run.selection:
-        return n_rows, None
-    said = update_incidents(run.warehouse, run.incidents_table, run.metric_name, run.metric, window, predictions)
-    return n_rows, said
+        return Published(n_rows)
+    said = update_incidents(
+        run.warehouse, run.settings.incidents_table, run.metric_name, run.metric, window, predictions
+    )
+    try:
+        return Published(n_rows, said, notify(run))
+    except SegwatchError as error:
+        return Published(n_rows, said, NotifySummary(problem=str(error)))
 
 
 def scoring_summary(
@@ -313,14 +334,14 @@ def scoring_summary(
     window: Window,
     version: ModelVersion,
     rows: pa.Table,
-    n_rows: int,
+    done: Published,
     seconds: Mapping[str, float],
-    said: Sequence[Incident] | None = None,
     features_table: str | None = None,
 ) -> InferSummary:
-    """What a scoring did, from the predictions it published and what it said of incidents."""
+    """What a scoring did, from the predictions that it published."""
     statuses = {row["values"]: row["counts"] for row in pc.value_counts(rows["status"]).to_pylist()}
     flagged = rows.filter(rows["is_anomaly"])
+    said = done.said
     if said is None:
         news = flagged["impact"].to_pylist()
     else:
@@ -330,7 +351,7 @@ def scoring_summary(
     return InferSummary(
         window,
         version,
-        n_rows,
+        done.n_rows,
         len(pc.unique(segments["segment_id"])),
         len(pc.unique(rollups["segment_id"])),
         flagged.num_rows,
@@ -342,6 +363,7 @@ def scoring_summary(
         gaps_of(rows, metric.dimensions, metric.grain),
         tuple(_by_rank(latest(said or ()))),
         max((abs(impact) for impact in news), default=None),
+        done.notified,
     )
 
 
@@ -407,13 +429,14 @@ def plan_inference(run: Run, window: Window) -> dict[str, object]:
             "scores": f"{window} with version {version.version} of {version.name}"
             f" ({bundle.status.count('ok')} fitted of"
             f" {counted(*map(steps.counts_of(bundle).__getitem__, ('segments', 'rollups')))})",
-            "writes": f"table {run.predictions_table}, in place of what it holds of {run.metric_name} in {window}",
+            "writes": f"table {run.settings.predictions_table}, in place of what it holds of {run.metric_name} in"
+            f" {window}",
         }
 
 
 def incidents(run: Run, window: Window) -> list[Incident]:
     """What is known of each incident of the Window, as of its last period: the open ones first, by impact."""
-    said = incidents_of(run.warehouse, run.incidents_table, run.metric_name, run.metric, window)
+    said = incidents_of(run.warehouse, run.settings.incidents_table, run.metric_name, run.metric, window)
     return _by_rank(latest(said))
 
 
@@ -425,7 +448,7 @@ def report(run: Run, window: Window) -> str:
     """The page of the Window's predictions. Raises DataError where it has none."""
     from segwatch.report import render_report  # its charts take a second to import
 
-    predictions = run.warehouse.predictions(run.predictions_table, run.metric_name, window)
+    predictions = run.warehouse.predictions(run.settings.predictions_table, run.metric_name, window)
     return render_report(
         predictions,
         metric=run.metric_name,

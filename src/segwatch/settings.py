@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
-from zoneinfo import available_timezones
+from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -51,6 +52,7 @@ class Endpoints(_Frozen):
     bigquery_storage: str = Field("", description="BigQuery's Storage API (gRPC)")
     storage: str = Field("", description="Cloud Storage")
     vertex: str = Field("", description="Vertex AI")
+    secret_manager: str = Field("", description="Secret Manager")
     service_usage: str = Field("", description="Service Usage, which knows the APIs that are enabled")
 
 
@@ -230,6 +232,67 @@ class Metric(_Frozen):
         return "/".join(self.dimensions)
 
 
+class Channel(_Frozen):
+    """Where alerts go."""
+
+    url: str = Field(
+        min_length=1,
+        description="Address as Apprise writes it; ${NAME} is taken from the environment when a message is sent,"
+        " secret://projects/P/secrets/S/versions/V from Secret Manager",
+    )
+
+
+_TIME = r"([01]\d|2[0-3]):[0-5]\d"
+
+
+class Alert(_Frozen):
+    """A rule: which incidents are told of, where and when."""
+
+    channels: tuple[Name, ...] = Field(min_length=1, description="Channels that are told")
+    metrics: tuple[Name, ...] = Field((), description="Metrics that it is about; none: all")
+    select: dict[Column, tuple[str, ...]] = Field(
+        default_factory=dict, description="Values by dimension: incidents of these, and of what holds them"
+    )
+    direction: Literal["up", "down", "both"] = Field("both", description="up, down or both")
+    min_impact: float = Field(0.0, ge=0, description="Impact in one period under which an incident is not told of")
+    min_impact_share: float = Field(0.0, ge=0, description="The same, as a share of what was expected of its segments")
+    min_duration: int = Field(1, ge=1, description="Periods that it has to last before it is told of")
+    also: tuple[Literal["worse", "resolved"], ...] = Field(
+        ("worse", "resolved"), description="What is told beside that it is new"
+    )
+    group_by: str = Field("incident", description="One message for each incident, run, or value of a dimension")
+    max_messages: int = Field(10, ge=1, description="Messages of a run, and one more that names the rest")
+    quiet_hours: str = Field(
+        "", pattern=rf"^({_TIME}-{_TIME})?$", description="When nothing is sent: 22:00-07:00; told by the next run"
+    )
+    digest_at: str = Field(
+        "", pattern=rf"^({_TIME})?$", description="In place of messages one digest a day, by the first run from then on"
+    )
+    timezone: str = Field("UTC", description="Whose hours these are: Europe/Rome")
+
+    @model_validator(mode="after")
+    def _check(self) -> Alert:
+        if self.timezone not in available_timezones():
+            raise ValueError(f"timezone {self.timezone!r} is no time zone: name one as Europe/Rome, or UTC")
+        return self
+
+    @property
+    def zone(self) -> ZoneInfo:
+        return ZoneInfo(self.timezone)
+
+    @property
+    def digest_time(self) -> dt.time:
+        return dt.time.fromisoformat(self.digest_at or "00:00")
+
+    def is_quiet(self, now: dt.datetime) -> bool:
+        """Whether nothing is to be sent now; hours from late to early hold midnight."""
+        if not self.quiet_hours:
+            return False
+        start, end = map(dt.time.fromisoformat, self.quiet_hours.split("-"))
+        time = now.astimezone(self.zone).time()
+        return start <= time < end if start <= end else time >= start or time < end
+
+
 class Settings(BaseSettings):
     """All that segwatch.toml says, overridden by SEGWATCH_* variables (`SEGWATCH_METRICS__NEW_USERS__ALPHA=0.02`)."""
 
@@ -240,8 +303,24 @@ class Settings(BaseSettings):
     incidents_table: Name = Field("incidents", description="Table that incidents are written to")
     labels_table: Name = Field("labels", description="Table that what people say of incidents is written to")
     audit_table: Name = Field("audit", description="Table that says who labelled, snoozed and promoted")
+    deliveries_table: Name = Field("deliveries", description="Table that every alert that was sent is written to")
+    page_url: str = Field("", description="Address of `segwatch ui`, for links in alerts")
     targets: dict[Name, Target] = Field(min_length=1)
     metrics: dict[Name, Metric] = Field(min_length=1)
+    channels: dict[Name, Channel] = Field(default_factory=dict)
+    alerts: dict[Name, Alert] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _check(self) -> Settings:
+        for name, rule in self.alerts.items():
+            _check_names(f"alerts.{name}.channels", rule.channels, self.channels)
+            _check_names(f"alerts.{name}.metrics", rule.metrics, self.metrics)
+            metrics = [self.metrics[one] for one in rule.metrics or self.metrics]
+            dimensions = list(dict.fromkeys(one for metric in metrics for one in metric.dimensions))
+            _check_names(f"alerts.{name}.select", tuple(rule.select), dimensions)
+            if rule.group_by not in ("incident", "run"):
+                _check_names(f"alerts.{name}.group_by", (rule.group_by,), ["incident", "run", *dimensions])
+        return self
 
     @classmethod
     def settings_customise_sources(
@@ -277,6 +356,12 @@ class Settings(BaseSettings):
     def dimensions(self) -> tuple[str, ...]:
         """Dimensions of all metrics, each once, in order: the dimension columns of the predictions table."""
         return tuple(dict.fromkeys(name for metric in self.metrics.values() for name in metric.dimensions))
+
+
+def _check_names(key: str, names: Iterable[str], known: Collection[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{key} names {name!r}, which is none of {', '.join(known) or 'nothing'}")
 
 
 class Serving(BaseSettings):
@@ -349,7 +434,7 @@ def _check_variables() -> None:
     """Nothing happens if every SEGWATCH_* variable sets a key: pydantic ignores those that set none."""
     for name in sorted(os.environ):
         key, _, rest = name.upper().removeprefix(_PREFIX).lower().partition("__")
-        is_known = key in Settings.model_fields and (not rest or key in ("targets", "metrics"))
+        is_known = key in Settings.model_fields and (not rest or key in ("targets", "metrics", "channels", "alerts"))
         if name.upper().startswith(_PREFIX) and not is_known:
             raise SettingsError(
                 f"the variable {name} sets no key of the settings: unset it, or name one, as {_PREFIX}DEFAULT_TARGET or"
@@ -371,7 +456,9 @@ def _expand_used(document: dict[str, Any], target: str | None, path: Path) -> di
         return _expand(document, path)  # type: ignore[no-any-return]
     expanded = {name: _expand(one, path) if name == used else one for name, one in targets.items()}
     rest = {key: value for key, value in document.items() if key != "targets"}
-    return {**_expand(rest, path), "targets": expanded}
+    # Channels may be told of by some runs alone, and their secrets belong in no pipeline's parameters.
+    later = {"channels": rest.pop("channels")} if "channels" in rest else {}
+    return {**_expand(rest, path), "targets": expanded, **later}
 
 
 def _expand(value: Any, path: Path) -> Any:
@@ -380,6 +467,22 @@ def _expand(value: Any, path: Path) -> Any:
     if isinstance(value, list):
         return [_expand(item, path) for item in value]
     return re.sub(r"\$\{(\w+)\}", lambda m: _variable(m[1], path), value) if isinstance(value, str) else value
+
+
+def secret(text: str, key: str) -> str:
+    """The text of a key that holds a secret, with each `${NAME}` taken from the environment now.
+
+    Raises SettingsError naming the variable that is missing, and never what there is.
+    """
+
+    def value(found: re.Match[str]) -> str:
+        if found[1] not in os.environ:
+            raise SettingsError(
+                f"{key} uses ${{{found[1]}}}, but the environment has no variable {found[1]}: export it"
+            )
+        return os.environ[found[1]]
+
+    return re.sub(r"\$\{(\w+)\}", value, text)
 
 
 def _variable(name: str, path: Path) -> str:
@@ -439,6 +542,8 @@ default_target = "dev"              # the target used without --target
 # incidents_table = "incidents"     # where incidents are written
 # labels_table = "labels"           # where what people say of incidents is written
 # audit_table = "audit"             # where it is written who labelled, snoozed and promoted
+# deliveries_table = "deliveries"   # where it is written which alerts were sent
+# page_url = ""                     # address of `segwatch ui`, for links in alerts
 
 [targets.dev]
 warehouse = "duckdb:///segwatch.duckdb"  # the database that holds the metric; segwatch adds its tables
@@ -483,4 +588,22 @@ missing = "zero"                    # an absent row is: zero (a count) or gap (n
 # max_alert_increase = 20           # alerts per 1,000 rows by which a new model may exceed the champion
 # max_recall_loss = 0.1             # recall of injected changes by which it may fall short of the champion
 # max_model_age = 0                 # days after training past which infer refuses a model; 0: any
+
+# Alerts (pip install 'segwatch[alerts]'): a channel is an address as Apprise has it, a rule says what goes there.
+# [channels.team]
+# url = "${TEAM_WEBHOOK}"           # slack://..., mailto://..., json://HOST/PATH; read when a message is sent
+# [alerts.big]
+# channels = ["team"]
+# metrics = ["new_users"]           # all without
+# select = {country_code = ["it"]}  # incidents of these values, and of what holds them
+# direction = "both"                # up, down or both
+# min_impact = 100                  # in one period, in the metric's unit
+# min_impact_share = 0.2            # as a share of what was expected of its segments
+# min_duration = 1                  # periods
+# also = ["worse", "resolved"]      # told beside that it is new
+# group_by = "incident"             # one message for each incident, run, or value of a dimension
+# max_messages = 10                 # of a run, and one more that names the rest
+# quiet_hours = "22:00-07:00"       # nothing is sent; the next run tells
+# digest_at = "08:00"               # in place of messages one digest a day
+# timezone = "Europe/Rome"          # whose hours these are
 """

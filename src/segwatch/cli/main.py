@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from segwatch import __version__
-from segwatch.cli import data, jobs, labels, models, pipelines, project
+from segwatch.cli import alerts, data, jobs, labels, models, pipelines, project
 from segwatch.cli.session import LogFormat, Session
 from segwatch.errors import SegwatchError, disk_error
 
@@ -58,6 +58,7 @@ for _command, _name in (
     (project.serve, "serve"),
     (project.doctor, "doctor"),
     (project.incidents, "incidents"),
+    (alerts.notify, "notify"),
     (labels.label, "label"),
     (labels.snooze, "snooze"),
     (project.report, "report"),

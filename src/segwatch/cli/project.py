@@ -51,7 +51,7 @@ def init(
 
 def create(context: typer.Context) -> None:
     """Make the tables and the model registry; what is there already stays."""
-    from segwatch.data import audit_schema, incident_labels_schema, labels_schema, metric_schema
+    from segwatch.data import audit_schema, deliveries_schema, incident_labels_schema, labels_schema, metric_schema
     from segwatch.incidents import incidents_table
     from segwatch.steps import predictions_table
 
@@ -64,7 +64,11 @@ def create(context: typer.Context) -> None:
         made += [settings.incidents_table] * warehouse.create_table(
             settings.incidents_table, incidents_table(settings.dimensions)
         )
-        for name, schema in ((settings.labels_table, incident_labels_schema()), (settings.audit_table, audit_schema())):
+        for name, schema in (
+            (settings.labels_table, incident_labels_schema()),
+            (settings.deliveries_table, deliveries_schema()),
+            (settings.audit_table, audit_schema()),
+        ):
             made += [name] * warehouse.create_table(name, schema)
         for metric in settings.metrics.values():
             if warehouse.table_schema(metric.table) is None:

@@ -33,6 +33,11 @@ def incident_labels_schema() -> TableSchema:
     return _schema("incident_labels_schema.json")
 
 
+def deliveries_schema() -> TableSchema:
+    """Columns of the deliveries table: which alerts were sent."""
+    return _schema("deliveries_schema.json")
+
+
 def audit_schema() -> TableSchema:
     """Columns of the audit table: who did what, and when."""
     return _schema("audit_schema.json")

@@ -234,8 +234,8 @@ def publish(
         run = replace(run, selection=parse_selection(select, run.metric.dimensions))
         rows = steps.select(feather.read_table(predictions), run.selection, scored)
         used = run.registry.resolve(steps.model_name(metric), version)
-        n_rows, said = runner.publish(run, scored, rows)
-        done = runner.scoring_summary(run.metric, scored, used, rows, n_rows, {}, said)
+        published = runner.publish(run, scored, rows)
+        done = runner.scoring_summary(run.metric, scored, used, rows, published, {})
     _new(summary).write_text(json.dumps({"infer": infer_rows(done), "news": done.news}), encoding="utf-8")
     return done.n_anomalies
 

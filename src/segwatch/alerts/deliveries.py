@@ -1,0 +1,149 @@
+"""The deliveries table: every message that was sent or tried, so that none is sent twice and none is forgotten.
+
+A message is written down as `sending` before it is sent, and as `delivered` or `failed` after. A run that dies in
+between leaves `sending`: nobody knows whether it arrived, so it is not sent again, and the next run says so. Of two
+runs that tell the same at the same time the one that wrote it down first sends it.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from segwatch.alerts.plan import Message, Told
+from segwatch.core.window import Grain, Window, unit
+from segwatch.data import deliveries_schema
+from segwatch.warehouses.base import Warehouse
+
+State = Literal["sending", "delivered", "failed", "unknown", "withdrawn"]
+
+# Incidents that last longer are told of anew.
+_REMEMBERED_DAYS = 180
+# A run that has been sending for so long is dead.
+_ALIVE = dt.timedelta(minutes=15)
+_TOLD = ("sending", "delivered", "unknown")
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A row of the table."""
+
+    id: str
+    at: dt.datetime
+    rule: str
+    channel: str
+    state: State
+    title: str
+    told: tuple[Told, ...]
+    day: dt.date | None
+    run_id: str
+
+    def precedes(self, other: Delivery) -> bool:
+        """Whether it was written down first."""
+        return (self.at, self.run_id) < (other.at, other.run_id)
+
+    def tells_of(self, other: Delivery) -> bool:
+        """Whether both tell the same channel the same of an incident, or are digests of one day."""
+        if (self.rule, self.channel) != (other.rule, other.channel):
+            return False
+        return bool(set(self.told) & set(other.told)) if self.day is None else self.day == other.day
+
+
+class Deliveries:
+    """What was delivered of a metric."""
+
+    def __init__(
+        self, warehouse: Warehouse, table: str, metric: str, grain: Grain, run_id: str, now: dt.datetime
+    ) -> None:
+        self._warehouse = warehouse
+        self._table = table
+        self._metric = metric
+        self._grain = grain
+        self._run_id = run_id
+        self._now = now
+
+    def read(self) -> list[Delivery]:
+        """The deliveries of the last half year, in the order of time."""
+        today = np.datetime64(self._now.replace(tzinfo=None), "D")
+        window = Window(today - np.timedelta64(_REMEMBERED_DAYS, "D"), today + np.timedelta64(2, "D"))
+        rows = self._warehouse.predictions(self._table, self._metric, window, key="delivery_id")
+        return [self._delivery(row) for row in rows.to_pylist()]
+
+    def begin(self, message: Message) -> bool:
+        """It is written down that the message is being sent; False where another run has done so before."""
+        ours = self._write(message, "sending")
+        others = [one for one in self.read() if one.run_id != self._run_id and one.state in _TOLD]
+        if not any(one.precedes(ours) and one.tells_of(ours) for one in others):
+            return True
+        self._write(message, "withdrawn")
+        return False
+
+    def end(self, message: Message, error: str | None) -> None:
+        """It is written down that the message was delivered, or why not."""
+        self._write(message, "delivered" if error is None else "failed", error)
+
+    def settle(self, found: Sequence[Delivery]) -> list[Delivery]:
+        """Those that a dead run was sending, which are unknown from now on."""
+        lost = [one for one in found if one.state == "sending" and one.at < self._now - _ALIVE]
+        for one in lost:
+            self._insert(one, "unknown", "the run died while it was sent")
+        return lost
+
+    def _write(self, message: Message, state: State, error: str | None = None) -> Delivery:
+        one = Delivery(
+            message.id, self._now, message.rule, message.channel, state, message.title, message.told, message.day,
+            self._run_id,
+        )  # fmt: skip
+        self._insert(one, state, error)
+        return one
+
+    def _insert(self, one: Delivery, state: State, error: str | None) -> None:
+        told: list[Any] = [[each.incident_id, each.as_, str(each.as_of)] for each in one.told]
+        row = {
+            "metric": self._metric,
+            "ts": one.at,
+            "delivery_id": one.id,
+            "rule": one.rule,
+            "channel": one.channel,
+            "state": state,
+            "title": one.title,
+            "incidents": json.dumps({"day": str(one.day), "told": told} if one.day else {"told": told}),
+            "error": error,
+            "run_id": one.run_id,
+        }
+        rows = pa.Table.from_pylist([row], schema=deliveries_schema().arrow())
+        self._warehouse.insert(self._table, rows.to_batches(), ["metric", "delivery_id", "run_id"])
+
+    def _delivery(self, row: dict[str, Any]) -> Delivery:
+        said = json.loads(row["incidents"])
+        told = tuple(Told(id_, as_, np.datetime64(as_of, unit(self._grain))) for id_, as_, as_of in said["told"])
+        day = dt.date.fromisoformat(said["day"]) if "day" in said else None
+        return Delivery(
+            row["delivery_id"], row["ts"], row["rule"], row["channel"], row["state"], row["title"], told, day,
+            row["run_id"],
+        )  # fmt: skip
+
+
+def told_by(found: Sequence[Delivery], rule: str, channel: str) -> dict[str, Told]:
+    """The last that a rule told a channel of each incident, digests apart."""
+    return {
+        told.incident_id: told
+        for one in found
+        if (one.rule, one.channel) == (rule, channel) and one.day is None and one.state in _TOLD
+        for told in one.told
+    }
+
+
+def digests_by(found: Sequence[Delivery], rule: str, channel: str) -> list[dt.date]:
+    """The days whose digest a rule sent to a channel."""
+    return [
+        one.day
+        for one in found
+        if (one.rule, one.channel) == (rule, channel) and one.day is not None and one.state in _TOLD
+    ]
