@@ -299,10 +299,12 @@ def _score(
 @dataclass(frozen=True)
 class Published:
     """What was published: rows of predictions, what is said of incidents in the order of time (None where only some
-    segments were scored, which say nothing of them), and what became of the alerts."""
+    segments were scored, which say nothing of them), what of that was not said before of earlier periods than the last,
+    and what became of the alerts."""
 
     n_rows: int
     said: list[Incident] | None = None
+    news: tuple[Incident, ...] = ()
     notified: NotifySummary | None = None
 
 
@@ -320,13 +322,15 @@ def publish(run: Run, window: Window, predictions: pa.Table) -> Published:
     )
     if run.selection:
         return Published(n_rows)
-    said = update_incidents(
-        run.warehouse, run.settings.incidents_table, run.metric_name, run.metric, window, predictions
-    )
+    of_metric = (run.warehouse, run.settings.incidents_table, run.metric_name, run.metric, window)
+    before = {(one.id, one.ts, one.status) for one in incidents_of(*of_metric)}
+    said = update_incidents(*of_metric, predictions)
+    last = window.times[-1]
+    news = tuple(one for one in said if one.ts == last or (one.id, one.ts, one.status) not in before)
     try:
-        return Published(n_rows, said, notify(run))
+        return Published(n_rows, said, news, notify(run))
     except SegwatchError as error:
-        return Published(n_rows, said, NotifySummary(problem=str(error)))
+        return Published(n_rows, said, news, NotifySummary(problem=str(error)))
 
 
 def scoring_summary(
@@ -341,11 +345,10 @@ def scoring_summary(
     """What a scoring did, from the predictions that it published."""
     statuses = {row["values"]: row["counts"] for row in pc.value_counts(rows["status"]).to_pylist()}
     flagged = rows.filter(rows["is_anomaly"])
-    said = done.said
-    if said is None:
+    if done.said is None:
         news = flagged["impact"].to_pylist()
     else:
-        news = [one.impact for one in said if one.status in ("new", "worse")]
+        news = [one.impact for one in done.news if one.status in ("new", "worse")]
     is_segment = pc.equal(rows["level"], metric.level)
     segments, rollups = rows.filter(is_segment), rows.filter(pc.invert(is_segment))
     return InferSummary(
@@ -361,7 +364,7 @@ def scoring_summary(
         seconds,
         steps.warnings(rows, version.metrics),
         gaps_of(rows, metric.dimensions, metric.grain),
-        tuple(_by_rank(latest(said or ()))),
+        tuple(_by_rank(latest(done.said or ()))),
         max((abs(impact) for impact in news), default=None),
         done.notified,
     )
@@ -456,6 +459,7 @@ def report(run: Run, window: Window) -> str:
         grain=run.metric.grain,
         model=_model_facts(run, predictions),
         generated_at=run.now,
+        incidents=incidents(run, window) if run.warehouse.table_schema(run.settings.incidents_table) else (),
     )
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from .conftest import END, OWN_RATIO, TABLE, ask, change, error
+from .conftest import END, OWN_RATIO, TABLE, ask, change, edit_settings, error
 
 START, STOP = "2026-11-09", "2026-11-19"
 OUTAGE = ("2026-11-12", "2026-11-14")
@@ -131,6 +131,15 @@ def test_cron_is_told_of_what_is_new_or_worse_and_large_enough(dark, segwatch):
     # Of some of the segments alone, their anomalies are told.
     segwatch(dark, "infer", "--as-of", "2026-11-14", "--fail-on", "any", "--select", "platform=ios", code=5)
     segwatch(dark, "infer", "--as-of", "2026-11-14", "--fail-on", "any", "--select", "platform=web")
+
+
+def test_what_was_told_of_a_period_is_no_reason_to_fail_when_late_rows_are_scored_again(dark, segwatch):
+    edit_settings(dark, 'missing = "zero"', 'missing = "zero"\nrescore = 2')
+    segwatch(dark, "infer", "--as-of", "2026-11-13", "--fail-on", "any", code=5)
+    # A job that is run again ends the same, and the next day has nothing new.
+    segwatch(dark, "infer", "--as-of", "2026-11-13", "--fail-on", "any", code=5)
+    assert ask(dark, "SELECT count(*) FROM incidents WHERE ts = '2026-11-12' AND status = 'new'") != [(0,)]
+    segwatch(dark, "infer", "--as-of", "2026-11-14", "--fail-on", "any")
 
 
 @pytest.mark.parametrize("fail_on", ["some", "impact", "any=3", "impact=x", "impact=-1", "impact=nan", "impact=inf"])

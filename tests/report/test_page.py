@@ -14,6 +14,8 @@ import pyarrow as pa
 import pytest
 from report import predictions as many_predictions
 
+from segwatch.core.incidents import Incident
+from segwatch.core.segment import segment_id
 from segwatch.errors import DataError
 from segwatch.report import ModelFacts, render_report, table
 from segwatch.report.events import rank_events
@@ -66,8 +68,10 @@ def times_as_large(rows, factor):
     return pa.table(columns, schema=rows.schema)
 
 
-def render(rows, dimensions=DIMENSIONS, grain="day", model=None):
-    return render_report(rows, metric="m", dimensions=dimensions, grain=grain, model=model, generated_at=NOW)
+def render(rows, dimensions=DIMENSIONS, grain="day", model=None, incidents=()):
+    return render_report(
+        rows, metric="m", dimensions=dimensions, grain=grain, model=model, generated_at=NOW, incidents=incidents
+    )
 
 
 def table_of(page):
@@ -293,6 +297,26 @@ def test_a_screen_reader_is_told_what_there_is(tmp_path):
         assert "label" in [tag for tag, _ in parents], attributes
     assert {attributes["scope"] for _, attributes, _ in outline.all("th")} == {"col", "row"}
     assert [a["aria-sort"] for _, a, _ in outline.all("th") if "aria-sort" in a] == ["descending"]
+
+
+def incident(values, status="ongoing", labels=("it/a", "it/b")):
+    day = np.datetime64("2026-11-23")
+    return Incident(
+        "id", day, day, day, status, "down", values, -50.0, 100.0, 0.5, -50.0, 50.0, 9, ("id0", "id1"), labels
+    )  # fmt: skip
+
+
+def test_incidents_come_first_in_words_and_lead_to_their_chart():
+    rows = predictions([("it", "a")], flagged=[(0, 19, 50)])
+    rows = rows.set_column(rows.column_names.index("segment_id"), "segment_id",
+                           pa.repeat(segment_id(DIMENSIONS, ("it", "a")), rows.num_rows))  # fmt: skip
+    page = render(rows, incidents=[incident(("it", "a")), incident(("<b>", None), "resolved")])
+    text = " ".join(Outline(page).text.split())
+    assert "Incidents▼it/a down 50 % (-50) on 2026-11-23, 9 segments: ongoingmost of it in it/a, it/b" in text
+    assert "and 5 more" in text and "&lt;b&gt;/* down (-50 in all)" in page
+    [link] = re.findall(r'href="#(segment-[0-9a-f]+)">it/a down', page)
+    assert f'id="{link}"' in page
+    assert "Incidents" not in Outline(render(rows)).text
 
 
 @pytest.mark.browser

@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from segwatch.core.segment import TOTAL, counted, label
+from segwatch.core.incidents import Incident, sentence
+from segwatch.core.segment import TOTAL, counted, label, segment_id
 from segwatch.core.window import Grain
 from segwatch.errors import DataError
 from segwatch.report import text
@@ -25,7 +26,7 @@ from segwatch.report.events import Event, SegmentEvents, rank_events
 from segwatch.report.health import ModelFacts, health
 from segwatch.report.table import table_data
 
-_MAX_LATEST, _MAX_ALSO = 12, 4
+_MAX_LATEST, _MAX_ALSO, _MAX_INCIDENTS = 12, 4, 15
 _DAILY_WIDTHS = {"wide": 900, "narrow": 360}
 _RHYTHM: dict[Grain, str] = {"day": "Day by day", "hour": "Hour by hour"}
 _SIGNS = {"up": "▲", "down": "▼"}
@@ -39,11 +40,13 @@ def render_report(
     grain: Grain,
     model: ModelFacts | None,
     generated_at: dt.datetime,
+    incidents: Sequence[Incident] = (),
     top: int = 20,
 ) -> str:
     """One self-contained HTML page, which loads nothing when it is opened.
 
-    predictions: rows of one metric in the columns of the predictions table, in any order.
+    predictions: rows of one metric in the columns of the predictions table, in any order. incidents: what is known of
+    each, as it is to be listed.
     top: how many segments get a chart. Raises DataError if there are no rows.
     """
     if not predictions.num_rows:
@@ -61,6 +64,7 @@ def render_report(
         style=_resource("page.css"),
         subtitle=escape(_subtitle(predictions, grain, model, generated_at)),
         numbers=_numbers(predictions, segments, rollups, totals, last, grain),
+        incidents=_incidents(incidents, dimensions, {one.segment_id for one in ranked[:top]}),
         latest=_latest(last, dimensions, grain, {one.segment_id for one in ranked[:top]}),
         rhythm=_RHYTHM[grain],
         daily=_daily(predictions, totals, grain),
@@ -129,6 +133,25 @@ def _totals(rows: pa.Table) -> tuple[float, float]:
     if not counted.any():
         return np.nan, np.nan
     return float(floats_of(rows, "value")[counted].sum()), float(floats_of(rows, "expected")[counted].sum())
+
+
+def _incidents(known: Sequence[Incident], dimensions: Sequence[str], charted: Collection[str]) -> str:
+    """What broke, each in one line; nothing if there is none."""
+    if not known:
+        return ""
+    lines = "".join(_incident_line(one, dimensions, charted) for one in known[:_MAX_INCIDENTS])
+    more = len(known) - _MAX_INCIDENTS
+    rest = f'<p class="note">and {more:,} more: see <code>segwatch incidents</code></p>' if more > 0 else ""
+    return f'<section><h2>Incidents</h2><ul class="incidents">{lines}</ul>{rest}</section>'
+
+
+def _incident_line(one: Incident, dimensions: Sequence[str], charted: Collection[str]) -> str:
+    said, id_ = escape(sentence(one)), segment_id(dimensions, one.values)
+    text_ = f'<a href="#{_anchor(id_)}">{said}</a>' if id_ in charted else said
+    named = ", ".join(one.labels[:_MAX_ALSO])
+    more = f" and {one.n_segments - _MAX_ALSO:,} more" if one.n_segments > _MAX_ALSO else ""
+    of = f'<span class="note">most of it in {escape(named)}{more}</span>' if one.n_segments > 1 else ""
+    return f'<li class="{one.status}">{_sign(one.direction)}<span>{text_}</span>{of}</li>'
 
 
 def _latest(last: pa.Table, dimensions: Sequence[str], grain: Grain, charted: Collection[str]) -> str:
