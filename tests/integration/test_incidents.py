@@ -65,6 +65,9 @@ def test_incidents_are_listed_for_people_and_for_machines(dark, segwatch):
     segwatch(dark, "infer", "--start", "2026-11-15", "--end", STOP)
     is_open = segwatch(dark, "incidents", "--open").stdout
     assert ios[0] not in is_open and ios[0] in segwatch(dark, "incidents").stdout
+    change(dark, "UPDATE incidents SET status = 'resolved'")
+    said = segwatch(dark, "incidents", "--open")
+    assert (said.stdout, said.stderr) == ("", "no open incident\n")
 
 
 def test_some_of_the_segments_say_nothing_of_incidents(dark, segwatch):

@@ -181,16 +181,15 @@ def incidents(
 
     with opened_run(context.obj, metric, None) as run:
         found = runner.incidents(run, reporting_window(run, start, end))
+    found = [one for one in found if not open_ or one.status != "resolved"]
     for one in found:
-        if open_ and one.status == "resolved":
-            continue
         facts = incident_facts(one)
         if context.obj.log_format is LogFormat.json:
             typer.echo(json.dumps(facts, ensure_ascii=False))
         else:
             typer.echo("\t".join(str(facts[name]) for name in ("id", "first_seen", "last_seen", "said")))
     if not found:
-        typer.echo("no incident", err=True)
+        typer.echo("no open incident" if open_ else "no incident", err=True)
 
 
 def destroy(context: typer.Context, yes: Yes = False) -> None:
