@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import pyarrow.compute as pc
 
+from segwatch.alerts.channels import Channel
 from segwatch.core.compiled import notice
 from segwatch.core.segment import counted
 from segwatch.core.solver import instruction_sets
-from segwatch.errors import DataError, SegwatchError
+from segwatch.errors import DataError, SegwatchError, SettingsError
 from segwatch.google import account, disabled_apis, has_image, is_emulator
 from segwatch.registries import open_registry
 from segwatch.settings import Metric, Settings, Target
@@ -64,9 +65,18 @@ def _looks(settings: Settings, target: Target, warehouse: Warehouse) -> Iterator
         yield "bucket", lambda: _bucket(target)
     for name in settings.metrics:
         yield f"model of {name}", lambda name=name: _model(target, name)  # type: ignore[misc]
+    for name in settings.channels:
+        yield f"channel {name}", lambda name=name: _channel(settings, name)  # type: ignore[misc]
     if target.runner == "vertex":
         yield "image", lambda: _image(target)
         yield "pipelines", lambda: _pipelines(settings)
+
+
+def _channel(settings: Settings, name: str) -> str:
+    rules = [rule for rule, alert in settings.alerts.items() if name in alert.channels]
+    if not rules:
+        raise SettingsError(f"no rule names it: add it to the channels of one, as [alerts.NAME] channels = [{name!r}]")
+    return f"{Channel(settings, name).service}, by {', '.join(rules)}; `segwatch notify --test {name}` tries it"
 
 
 def _compiled() -> str:

@@ -38,6 +38,7 @@ from pyarrow import parquet
 
 from segwatch.core.schema import Column, TableSchema, calendar_schema, observations_schema
 from segwatch.core.window import Window
+from segwatch.data import deliveries_schema
 from segwatch.errors import BackendError, DataError, SettingsError
 from segwatch.settings import Endpoints, Google, Metric
 from segwatch.warehouses import Warehouse, calendar, open_warehouse
@@ -1343,6 +1344,31 @@ def test_predictions_of_a_window_are_half_open_and_ordered(warehouse: Warehouse)
     found = warehouse.predictions("predictions", "users", window("2024-01-02", "2024-01-04"))
     assert [day for day, _, _ in keyed(found)] == ["2024-01-02", "2024-01-03"]
     assert found.schema.field("ts").type == pa.timestamp("us", "UTC")
+
+
+def test_records_of_a_metric_are_replaced_by_their_keys_and_read_by_time_and_key(warehouse: Warehouse) -> None:
+    def rows(*given: tuple[int, str, str, str | None]) -> list[pa.RecordBatch]:
+        columns = ("ts", "delivery_id", "state", "error")
+        others = {"metric": "m", "rule": "r", "channel": "c", "title": 'it\'s "down"', "incidents": "{}", "run_id": "1"}
+        at = [{**others, **dict(zip(columns, row, strict=True))} for row in given]
+        for row in at:
+            row["ts"] = NOW + dt.timedelta(minutes=int(row["ts"]))
+        return pa.Table.from_pylist(at, schema=deliveries_schema().arrow()).to_batches()
+
+    keys = ["metric", "delivery_id", "run_id"]
+    window = Window(np.datetime64("1970-01-01"), np.datetime64(NOW.replace(tzinfo=None), "D") + np.timedelta64(2, "D"))
+    warehouse.create_table("sent", deliveries_schema())
+    assert warehouse.predictions("sent", "m", window, "delivery_id").num_rows == 0
+    warehouse.insert("sent", rows((1, "b", "sending", None), (1, "a", "sending", None), (0, "z", "failed", "no")), keys)
+    warehouse.insert("sent", rows((1, "b", "delivered", None)), keys)
+    found = warehouse.predictions("sent", "m", window, "delivery_id")
+    assert list(zip(*(found[name].to_pylist() for name in ("delivery_id", "state", "error")), strict=True)) == [
+        ("z", "failed", "no"), ("a", "sending", None), ("b", "delivered", None),
+    ]  # fmt: skip
+    assert found["ts"].to_pylist()[0] == NOW and found["title"].to_pylist()[0] == 'it\'s "down"'
+    assert warehouse.predictions("sent", "other", window, "delivery_id").num_rows == 0
+    with pytest.raises(DataError, match="has no column 'segment_id'"):
+        warehouse.predictions("sent", "m", window)
 
 
 def test_the_span_of_predictions_is_their_first_and_last_time(warehouse: Warehouse) -> None:

@@ -145,8 +145,8 @@ def raised(labels, panel, trained=150, window=(150, 200)):
 def test_a_false_alarm_raises_the_bar_of_what_alerted_after_it_for_a_year(panel):
     false = said("false", ("it", None), 152, 153, direction="up", alarms=(("x", 3e-4), ("y", 3e-9)))
     assert raised([false], panel) == {
-        ("x", "up", day(153), None): pytest.approx(1e-4),
-        ("y", "up", day(153), None): pytest.approx(1e-9),
+        ("x", "up", day(153), None): pytest.approx(3e-5),
+        ("y", "up", day(153), None): pytest.approx(3e-10),
     }
     assert raised([false], panel, window=(530, 531)) == {}
 
@@ -163,7 +163,7 @@ def test_a_bar_stands_in_its_direction_in_its_periods_and_the_highest_of_several
     false = [said("false", ("it", None), 2, direction="up", alarms=(("x", p),), id=str(p)) for p in (3e-3, 3e-6)]
     ids, ts = pa.array(["x", "x", "z"]), np.array([day(2), day(3), day(3)])
     found = Bars.of(bars(false, panel.segments, Window(day(0), day(1)), Window(day(2), day(4))), ids, ts)
-    assert found.up.tolist() == [np.inf, pytest.approx(1e-6), np.inf] and np.isinf(found.down).all()
+    assert found.up.tolist() == [np.inf, pytest.approx(3e-7), np.inf] and np.isinf(found.down).all()
     assert found.is_raised.tolist() == [False, True, False]
     assert Bars.of([], ids, ts) is None
 

@@ -163,6 +163,16 @@ def test_a_snoozed_incident_is_told_when_the_snooze_is_over(dark, segwatch, team
     assert [title.rpartition(": ")[2] for title in of_ios(team)] == ["new"]
 
 
+def test_the_doctor_looks_at_channels_without_sending(dark, segwatch, team, monkeypatch):
+    add(dark, '[channels.spare]\nurl = "json://localhost/"\n')
+    said = segwatch(dark, "doctor", code=4).stdout
+    assert "ok    channel team: JSON, by big; `segwatch notify --test team` tries it" in said
+    assert "FAIL  channel spare: no rule names it: add it to the channels of one" in said and not team.got
+    monkeypatch.delenv("TEAM_HOOK")
+    said = segwatch(dark, "doctor", code=4).stdout
+    assert "FAIL  channel team: channels.team.url uses ${TEAM_HOOK}, but the environment has no variable" in said
+
+
 def test_a_channel_can_be_tried_and_one_that_is_none_is_told_so(dark, segwatch, team, monkeypatch):
     segwatch(dark, "notify", "--test", "team")
     assert team.titles == ["segwatch: a test"]

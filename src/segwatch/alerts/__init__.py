@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from segwatch import google
-from segwatch.alerts.channels import Send, send
+from segwatch.alerts.channels import Channel
 from segwatch.alerts.deliveries import Deliveries, Delivery, digests_by, told_by
 from segwatch.alerts.plan import Known, Message, digest_message, messages
 from segwatch.core.window import Window, length, unit
 from segwatch.errors import BackendError, DataError, SettingsError
 from segwatch.incidents import incidents_of
 from segwatch.run import Run, labels_of
-from segwatch.settings import Alert, secret
+from segwatch.settings import Alert
 
 # Periods of incidents that are looked at: an open one has a row in the last of them.
 _LOOKED_AT = 200
-_SECRET = "secret://"
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ def notify(run: Run) -> NotifySummary:
             continue
         # Nothing is held open while somebody else's server is waited for.
         run.warehouse.close()
-        error = _delivered(_channel(run, message.channel), message)
+        error = _delivered(run, message)
         deliveries.end(message, error)
         if error is None:
             sent.append(message)
@@ -82,32 +80,18 @@ def notify(run: Run) -> NotifySummary:
 
 
 def try_channel(run: Run, name: str) -> None:
-    """The channel has got a message that says it is one. Raises SettingsError if there is none of that name, and
-    BackendError if it does not take it."""
-    if name not in run.settings.channels:
-        known = ", ".join(run.settings.channels) or "none"
-        raise SettingsError(f"the settings have no channel {name!r}; they have {known}")
+    """The channel has got a message that says it is one. Raises as `Channel` and `Channel.send` do."""
     text = f"Alerts of {run.metric_name} arrive here."
-    _channel(run, name)(Message("test", name, "segwatch: a test", text, (), is_good=True))
+    Channel(run.settings, name).send(Message("test", name, "segwatch: a test", text, (), is_good=True))
 
 
-def _delivered(channel: Send, message: Message) -> str | None:
+def _delivered(run: Run, message: Message) -> str | None:
     """Why the message was not delivered; None if it was."""
     try:
-        channel(message)
+        Channel(run.settings, message.channel).send(message)
     except (BackendError, SettingsError) as error:
         return str(error)
     return None
-
-
-def _channel(run: Run, name: str) -> Send:
-    def deliver(message: Message) -> None:
-        url = secret(run.settings.channels[name].url, f"channels.{name}.url")
-        if url.startswith(_SECRET):
-            url = google.read_secret(url.removeprefix(_SECRET), run.settings.target(None).google)
-        send(name, url, message)
-
-    return deliver
 
 
 def _deliveries(run: Run) -> Deliveries:

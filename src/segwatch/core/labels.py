@@ -37,7 +37,7 @@ EXPECTED = "expected by a label"
 # A false alarm is held against a segment for so long.
 _REMEMBERED = np.timedelta64(365, "D")
 # An alert in its place has to be so many times as improbable.
-_STRANGER = 3.0
+_STRANGER = 10.0
 # Weeks that say what the level was before a shift, and after it.
 _WEEKS_BEFORE, _WEEKS_AFTER = 8, 4
 # No row is as improbable as that.
