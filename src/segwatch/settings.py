@@ -25,7 +25,8 @@ SETTINGS_FILE = "segwatch.toml"
 _PREFIX = "SEGWATCH_"
 RESERVED_COLUMNS = frozenset(
     "metric level segment_id ts value expected lower upper impact impact_share score p_value prediction is_anomaly"
-    " direction status reason model_version run_id scored_at n_rows denominator".split()
+    " direction status reason model_version run_id scored_at n_rows denominator contributions"
+    " median_value smallest_drop smallest_rise evaluated_at".split()
 )
 _DEFAULT_MIN_HISTORY: dict[Grain, int] = {"day": 90, "hour": 1008}
 _DEFAULT_ADAPT_AFTER: dict[Grain, int] = {"day": 7, "hour": 48}
@@ -237,6 +238,7 @@ class Settings(BaseSettings):
     default_target: Name = Field("dev", description="Target used without --target")
     predictions_table: Name = Field("predictions", description="Table that predictions are written to")
     incidents_table: Name = Field("incidents", description="Table that incidents are written to")
+    detectability_table: Name = Field("detectability", description="Table that the smallest detectable changes are in")
     targets: dict[Name, Target] = Field(min_length=1)
     metrics: dict[Name, Metric] = Field(min_length=1)
 
@@ -434,6 +436,7 @@ TEMPLATE = """\
 default_target = "dev"              # the target used without --target
 # predictions_table = "predictions" # where predictions are written
 # incidents_table = "incidents"     # where incidents are written
+# detectability_table = "detectability"  # where `segwatch evaluate` keeps the smallest change that each segment notices
 
 [targets.dev]
 warehouse = "duckdb:///segwatch.duckdb"  # the database that holds the metric; segwatch adds its tables
