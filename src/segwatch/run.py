@@ -51,6 +51,7 @@ class Run:
     observer: Observer
     selection: Selection = field(default_factory=dict)
     git_revision: str = ""
+    detectability_table: str = "detectability"
 
 
 @contextmanager
@@ -82,6 +83,7 @@ def open_run(
             observer,
             selection,
             git_revision,
+            settings.detectability_table,
         )
     finally:
         warehouse.close()

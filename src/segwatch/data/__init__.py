@@ -28,6 +28,11 @@ def incidents_schema() -> TableSchema:
     return _schema("incidents_schema.json")
 
 
+def detectability_schema() -> TableSchema:
+    """Fixed columns of the detectability table."""
+    return _schema("detectability_schema.json")
+
+
 def _schema(name: str) -> TableSchema:
     return TableSchema.from_json(resources.files(__name__).joinpath(name).read_text(encoding="utf-8"))
 
