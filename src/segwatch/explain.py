@@ -9,6 +9,7 @@ import numpy as np
 
 from segwatch import steps
 from segwatch.core.bundle import ModelBundle
+from segwatch.core.detector import Detector
 from segwatch.core.explanation import Explanation, SimilarPeriod, parts_of
 from segwatch.core.incidents import Incident
 from segwatch.core.window import Window, length, long_period, parse_time
@@ -17,6 +18,7 @@ from segwatch.errors import DataError, ModelError
 from segwatch.explanations import ScoredPeriod
 from segwatch.incidents import incidents_of
 from segwatch.run import Run
+from segwatch.steps import Past
 
 LOOK_BACK_WEEKS = 8
 """Weeks before the period in which similar ones are looked for."""
@@ -77,10 +79,17 @@ def _with_model(run: Run, told: Explanation, room: Path, n_similar: int) -> Expl
         _, bundle = steps.resolve(run.registry, run.metric_name, run.metric, room / "bundle", told.model_version)
         window = _look_back(bundle, told, LOOK_BACK_WEEKS * long_period(told.grain) if n_similar else 1)
         past = steps.past_of(run.warehouse, run.metric, bundle, window, told.row.segment_id, room)
+        # A registry that was emptied since may have another model of the same version.
+        detector = bundle.detector(int(bundle.positions([told.row.segment_id])[0]))
     except (ModelError, DataError) as error:
         return _noted(told, f"similar {told.grain}s are not known, nor what the score of a row that did not alert is"
                             f" made of: {error}")  # fmt: skip
-    return _with_past(told, bundle, past, n_similar)
+    told, place = _checked(told, detector, past)
+    if place is None:
+        return told
+    most = max(bundle.rules.alpha, bundle.rules.threshold or 0.0)
+    parts = told.parts or parts_of(bundle, [told.row.segment_id], past.X[place : place + 1])[0]
+    return replace(told, parts=parts, similar=_similar(detector, past, place, most, n_similar))
 
 
 def _noted(told: Explanation, note: str) -> Explanation:
@@ -93,24 +102,25 @@ def _look_back(bundle: ModelBundle, told: Explanation, n: int) -> Window:
     return Window(max(end - length(n, told.grain), min(bundle.window.start, told.ts)), end, told.grain)
 
 
-def _with_past(told: Explanation, bundle: ModelBundle, past: steps.Past, n_similar: int) -> Explanation:
-    here = np.flatnonzero(past.times == told.ts)
-    if not len(here):
-        return _noted(told, "the data of this row are gone since it was scored")
-    detector = bundle.detector(int(bundle.positions([told.row.segment_id])[0]))
-    scores = detector.score(past.X)
-    x, score = past.X[here[0]], float(scores[here[0]])
+def _checked(told: Explanation, detector: Detector, past: Past) -> tuple[Explanation, int | None]:
+    """The row's place among the periods, None where it is gone, and a note where it is no longer what was scored."""
+    places = np.flatnonzero(past.times == told.ts)
+    if not len(places):
+        return _noted(told, "the data of this row are gone since it was scored"), None
+    place = int(places[0])
+    score = float(detector.score(past.X[place : place + 1])[0])
     if abs(score - told.score) > _SAME * max(1.0, abs(told.score)):
-        told = _noted(told, f"the data up to this row have changed since it was scored (score {told.score:.3g} then,"
-                            f" {score:.3g} now)")  # fmt: skip
-    most = max(bundle.rules.alpha, bundle.rules.threshold or 0.0)
-    is_normal = (past.times < told.ts) & (detector.calibration.p_value(scores) > most)
-    normal = np.flatnonzero(is_normal)
-    similarity = detector.similarity(x, past.X[normal])
-    nearest = np.argsort(-similarity, kind="stable")[:n_similar]
-    similar = tuple(
+        was = f"(score {told.score:.3g} then, {score:.3g} now)"
+        told = _noted(told, f"the data up to this row have changed since it was scored {was}")
+    return told, place
+
+
+def _similar(detector: Detector, past: Past, place: int, most: float, n: int) -> tuple[SimilarPeriod, ...]:
+    """The n nearest of the periods before a place whose p-value is above `most`."""
+    normal = np.flatnonzero((past.times < past.times[place]) & (detector.p_value(past.X) > most))
+    similarity = detector.similarity(past.X[place], past.X[normal])
+    nearest = np.argsort(-similarity, kind="stable")[:n]
+    return tuple(
         SimilarPeriod(past.times[i], float(past.values[i]), float(past.expected[i]), float(alike))
         for i, alike in zip(normal[nearest], similarity[nearest], strict=True)
     )
-    parts = told.parts or parts_of(bundle, [told.row.segment_id], x[None])[0]
-    return replace(told, parts=parts, similar=similar)

@@ -24,7 +24,7 @@ from segwatch.core.features import FEATURES, FeatureSet
 from segwatch.core.incidents import Incident
 from segwatch.core.panel import Segments
 from segwatch.core.training import Prepared, Rows, fit_prepared
-from segwatch.core.words import feature_words, number, rarity, sentences, shares, when
+from segwatch.core.words import changed, feature_words, number, rarity, sentences, shares, when
 
 from .simulated import counts, panel_of, weekly
 
@@ -270,9 +270,11 @@ def test_an_alert_in_words():
         ({"detectable": None}, "run `segwatch evaluate`"),
         ({"detectable": Detectable(np.nan, np.nan, DAY)}, "No change of a single day would usually be noticed here"),
         ({"notes": ("the model is gone",)}, "Note: the model is gone."),
+        ({"parts": (Part("of_old", 1.0, 2.0),)}, "What sets it apart from a typical day: of_old (100 %)."),
         ({"suspect": ONE}, "This looks like a matter of it/ios/paid alone."),
         ({"suspect": (None, None, None)}, "a matter of everything rather than of it/ios/paid alone."),
         ({"incident": incident((None, "ios", None))}, "It belongs to the incident id: */ios/* down 90 % (-900)"),
+        ({"kind": "value", "lower": -5.0}, "Values from -5 to 372 would not have alerted."),
         ({"kind": "ratio", "metric": "conversion"}, "conversion of it/ios/paid was 12 on 2026-11-20 where 310 was"),
     ],
 )
@@ -287,6 +289,7 @@ def test_a_row_without_a_value_or_a_model_says_why_and_no_more_of_its_score():
     first, second, *_ = sentences(explained(row=gone, **nothing))
     assert first == "it/ios/paid has no value of new users on 2026-11-20: the data did not arrive."
     assert second.startswith("What it is part of")
+    assert not any("segwatch evaluate" in text for text in sentences(explained(row=gone, detectable=None, **nothing)))
     first, *_ = sentences(explained(row=dataclasses.replace(gone, value=3.0), **{**nothing, "reason": "first seen"}))
     assert first == "it/ios/paid had 3 new users on 2026-11-20. Nothing was expected of it: first seen."
 
@@ -307,6 +310,13 @@ def test_numbers_times_and_rarity_read_well():
         "a day like most others", "as rare as one day in 10", "as rare as one day in 1,200",
         "rarer than one day in a million",
     ]  # fmt: skip
+
+
+def test_a_value_that_is_as_good_as_expected_is_no_change():
+    row = dataclasses.replace(explained().row, value=1001.0, expected=1000.0)
+    assert changed(row, True) == "" and changed(dataclasses.replace(row, expected=0.0), True) == ""
+    assert changed(dataclasses.replace(row, expected=0.5), True) == "200,100 % more"
+    assert changed(dataclasses.replace(row, expected=-2002.0), False) == "150 % higher"
 
 
 def test_small_parts_are_not_told():

@@ -6,8 +6,14 @@ import shutil
 import numpy as np
 import pytest
 
+from segwatch import steps
+from segwatch.console import QuietObserver
 from segwatch.core.explanation import from_json
+from segwatch.core.features import FEATURES
+from segwatch.core.observations import Observations
+from segwatch.core.window import Window
 from segwatch.explanations import ScoredPeriod
+from segwatch.run import open_run
 from segwatch.settings import load_settings
 from segwatch.warehouses import open_warehouse
 
@@ -87,6 +93,25 @@ def test_similar_days_are_earlier_ordinary_and_nearest_first(outage_template, to
     assert not {"2026-11-12", "2026-11-13"} & {day["at"] for day in dark["similar"]}
 
 
+@pytest.mark.parametrize("weeks", [0, 4])
+def test_the_features_of_one_segment_are_those_that_all_rows_are_scored_by(outage_template, tmp_path, weeks):
+    settings = load_settings(outage_template / "segwatch.toml", None)
+    now = dt.datetime(2026, 11, 24, tzinfo=dt.UTC)
+    with open_run(settings, None, "new_users", {}, tmp_path, QuietObserver(), now) as run:
+        _, bundle = steps.resolve(run.registry, "new_users", run.metric, tmp_path / "bundle")
+        window = Window(bundle.window.end - 7 * weeks, np.datetime64(STOP))
+        steps.extract(run.warehouse, run.metric, steps.reading_window(bundle, window), tmp_path / "observations")
+        rows = steps.feature_rows(Observations.open(tmp_path / "observations"), run.metric, bundle, window, None)
+        frame = rows.to_pandas().dropna(subset=["z"])
+        for segment_id in (bundle.history.segments.ids[0], bundle.history.segments.ids[-1]):
+            own = frame[frame["segment_id"] == segment_id].sort_values("ts")
+            past = steps.past_of(run.warehouse, run.metric, bundle, window, segment_id, tmp_path)
+            np.testing.assert_array_equal(past.X, own[list(FEATURES)].to_numpy())
+            np.testing.assert_array_equal(past.values, own["value"])
+            np.testing.assert_array_equal(past.times, own["ts"].to_numpy().astype("datetime64[D]"))
+            assert len(own) > 5 and past.expected[0] > 0
+
+
 def test_without_similar_days_the_rest_is_the_same_and_an_alert_needs_no_model(outage, told):
     for segment in ("*/web/*", "*/ios/*"):
         one, less = told(outage, segment, DARK), told(outage, segment, DARK, "--similar", "0")
@@ -129,8 +154,6 @@ def test_the_tables_alone_give_a_page_the_same_facts(outage_template):
     metric = settings.metric("new_users")
     warehouse = open_warehouse(settings.target(None).warehouse)
     try:
-        from segwatch.core.window import Window
-
         day = np.datetime64(DARK)
         rows = warehouse.predictions("predictions", "new_users", Window(day, day + 1))
     finally:

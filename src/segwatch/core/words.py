@@ -77,16 +77,17 @@ def rarity(p_value: float, grain: Grain) -> str:
 
 def feature_words(part: Part, grain: Grain) -> str:
     """What a feature stands for in a row: `the last 3 days together, lower than expected`."""
-    words = FEATURE_WORDS[part.feature][part.value > 0]
+    # A table may hold features that another version of segwatch had.
+    words = FEATURE_WORDS.get(part.feature, (part.feature, part.feature))[part.value > 0]
     return words.format(periods=f"{grain}s", season=_SEASON[grain])
 
 
 def changed(one: Row, is_count: bool) -> str:
-    """value against expected: `96 % fewer`; empty against nothing."""
-    if not np.isfinite(one.change):
+    """value against expected: `96 % fewer`; empty against nothing, and where it is as good as the same."""
+    if not np.isfinite(one.change) or not round(100 * one.change):
         return ""
     words = ("fewer", "more") if is_count else ("lower", "higher")
-    return f"{abs(100 * one.change):.0f} % {words[one.change > 0]}"
+    return f"{abs(100 * one.change):,.0f} % {words[one.change > 0]}"
 
 
 def _name(row: Row) -> str:
@@ -231,11 +232,11 @@ def _siblings_of(one: Siblings) -> str:
 def _suspect(one: Explanation) -> str:
     if one.suspect is None:
         return ""
-    own, suspect = label(one.row.values), label(one.suspect)
+    own, suspect = _name(one.row), label(one.suspect)
     if one.suspect == one.row.values:
         return f"This looks like a matter of {own} alone."
     if not holds(one.suspect, one.row.values):
-        return f"This looks like a matter of {suspect}, which is in {_name(one.row)}."
+        return f"This looks like a matter of {suspect}, which is in {own}."
     where = "everything" if suspect == TOTAL else suspect
     return f"This looks like a matter of {where} rather than of {own} alone."
 
@@ -249,6 +250,9 @@ def _incident(one: Explanation) -> str:
 
 def _detectable(one: Explanation) -> str:
     if one.detectable is None:
+        # What has no model has no smallest change either.
+        if one.verdict == "unscored":
+            return ""
         return "What is the smallest change that would be noticed here is not known: run `segwatch evaluate`."
     known = one.detectable
     until = f" (evaluated on the {one.grain}s before {when(known.as_of, one.grain)})"
