@@ -68,6 +68,7 @@ def predictions(segments: int, days: int, flagged: float, seed: int = 7) -> pa.T
         "denominator": pa.nulls(n, pa.float64()),
         "model_version": texts(["1"], np.zeros(n, int)),
         "run_id": texts(["r"], np.zeros(n, int)),
+        "contributions": pa.nulls(n, pa.string()),
         "scored_at": pa.array(np.full(n, start), pa.timestamp("us", "UTC")),
     }
     schema = predictions_table(DIMENSIONS).arrow()

@@ -5,7 +5,7 @@ from pathlib import Path
 import typer
 
 from segwatch.cli import app
-from segwatch.settings import Metric, Settings, Target
+from segwatch.settings import Alert, Metric, Settings, Target
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -23,8 +23,14 @@ def test_every_command_is_in_the_readme():
 
 
 def test_every_setting_is_in_the_readme():
-    keys = {*Metric.model_fields, *Target.model_fields, *Settings.model_fields} - {"targets", "metrics"}
+    tables = {"targets", "metrics", "channels", "alerts"}
+    keys = {*Metric.model_fields, *Target.model_fields, *Settings.model_fields} - tables
     assert [key for key in sorted(keys) if not any(f"{quote}{key}`" in README for quote in ("`", "."))] == []
+
+
+def test_every_key_of_a_rule_is_told_with_alerts():
+    text = (ROOT / "docs" / "alerts.md").read_text(encoding="utf-8")
+    assert [key for key in Alert.model_fields if f"| `{key}` |" not in text] == []
 
 
 def test_no_module_is_over_40_kilobytes():

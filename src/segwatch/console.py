@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from segwatch.alerts import NotifySummary
     from segwatch.core.bundle import ModelBundle
+    from segwatch.core.explanation import Explanation, Row
     from segwatch.core.incidents import Incident
     from segwatch.core.training import Progress
     from segwatch.gaps import Gap
@@ -203,6 +204,64 @@ def incident_facts(one: Incident) -> dict[str, object]:
     }
 
 
+def explanation_facts(one: Explanation) -> dict[str, object]:
+    """What is known of a row, for JSON; what is not, is null."""
+    from segwatch.core.words import sentences
+
+    return {
+        "metric": one.metric,
+        "at": str(one.ts),
+        **_row_facts(one.row),
+        "lower": _known(one.lower),
+        "upper": _known(one.upper),
+        "score": _known(one.score),
+        "verdict": one.verdict,
+        "status": one.status,
+        "reason": one.reason,
+        "model_version": one.model_version,
+        "parts": [{"feature": part.feature, "value": part.value, "part": part.part} for part in one.parts],
+        "similar": [
+            {"at": str(day.ts), "value": day.value, "expected": day.expected, "similarity": day.similarity}
+            for day in one.similar
+        ],
+        "parents": [_row_facts(row) for row in one.parents],
+        "inside": [_row_facts(row) for row in one.inside],
+        "siblings": [
+            {
+                "dimension": group.dimension,
+                "of": label(group.values),
+                "n": group.n,
+                "n_fell": group.n_fell,
+                "n_rose": group.n_rose,
+                "n_alerts": group.n_alerts,
+                "largest": [_row_facts(row) for row in group.largest],
+            }
+            for group in one.siblings
+        ],
+        "suspect": label(one.suspect) if one.suspect is not None else None,
+        "incident": incident_facts(one.incident) if one.incident else None,
+        "detectable": {
+            "smallest_drop": _known(one.detectable.smallest_drop),
+            "smallest_rise": _known(one.detectable.smallest_rise),
+            "as_of": str(one.detectable.as_of),
+        }
+        if one.detectable
+        else None,
+        "notes": list(one.notes),
+        "said": sentences(one),
+    }
+
+
+def _row_facts(row: Row) -> dict[str, object]:
+    numbers = {name: _known(getattr(row, name)) for name in ("value", "expected", "impact", "p_value")}
+    return {"segment": label(row.values), "segment_id": row.segment_id, **numbers, "is_anomaly": row.is_anomaly}
+
+
+def _known(number: float) -> float | None:
+    """JSON has no NaN."""
+    return float(number) if number == number else None
+
+
 def _gap_lines(gaps: Sequence[Gap]) -> Iterator[str]:
     """The largest gaps, `it/*/* on 2026-11-24 (9 segments)`, and how many more there are."""
     for gap in gaps[:_MAX_GAPS]:
@@ -234,7 +293,7 @@ def evaluate_rows(summary: EvaluateSummary) -> dict[str, str]:
                 delay = f" after {late:.1f}" if late >= 0.05 else ""
                 kinds.setdefault(injection.kind, []).append(f"{size}{one.recalls[injection]:.2f}{delay}")
         rows |= {f"{name}: {kind.replace('_', ' ')}": ", ".join(said) for kind, said in kinds.items()}
-    return rows | _seconds(summary.seconds)
+    return rows | {"smallest changes kept": summary.kept} | _seconds(summary.seconds)
 
 
 def evaluate_table(summary: EvaluateSummary) -> list[dict[str, object]]:

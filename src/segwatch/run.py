@@ -37,8 +37,8 @@ class Observer(Protocol):
 class Run:
     """One run on one metric: its places, its identity and its clock.
 
-    workspace: directory in which the run has a directory of its own. now: UTC. git_revision: of the working
-    directory, empty where it is in no repository.
+    settings: with no other target than the run's. workspace: directory in which the run has a directory of its own.
+    now: UTC. git_revision: of the working directory, empty where it is in no repository.
     """
 
     run_id: str
@@ -77,7 +77,7 @@ def open_run(
             settings.metric(metric),
             warehouse,
             open_registry(where.registry, where.bucket, where.google, where.image),
-            settings,
+            settings.for_target(target),
             workspace,
             observer,
             selection,

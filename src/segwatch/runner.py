@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,15 +19,19 @@ from segwatch.alerts import NotifySummary, check_deliveries, notify
 from segwatch.core.bundle import ModelBundle
 from segwatch.core.compiled import notice
 from segwatch.core.evaluation import SAMPLE
+from segwatch.core.explanation import Explanation
 from segwatch.core.incidents import Incident
 from segwatch.core.injection import Found
 from segwatch.core.labels import Learned
 from segwatch.core.observations import write_observations
-from segwatch.core.panel import build_panel
+from segwatch.core.panel import Segments, build_panel
 from segwatch.core.segment import counted, label
 from segwatch.core.training import Progress
 from segwatch.core.window import Window, length
+from segwatch.detectability import keep
 from segwatch.errors import DataError, ModelError, SegwatchError, disk_error
+from segwatch.explain import SIMILAR
+from segwatch.explain import explain as explain_row
 from segwatch.gaps import Gap, gaps_of
 from segwatch.incidents import incidents_of, latest, update_incidents
 from segwatch.registries import ModelVersion
@@ -175,16 +179,23 @@ def train(run: Run, window: Window, *, force: bool = False) -> TrainSummary:
 
 @dataclass(frozen=True)
 class EvaluateSummary:
-    """What models fitted without the last periods would have found there. labels: of the segments, by position."""
+    """What models fitted without the last periods would have found there. labels: of the segments, by position.
+
+    kept: where each segment's smallest drop and rise were written, or why they were not.
+    """
 
     window: Window
     labels: tuple[str, ...]
     found: list[Found]
+    kept: str
     seconds: Mapping[str, float]
 
 
 def evaluate(run: Run, window: Window) -> EvaluateSummary:
-    """Nothing is registered or written: events are injected into the held-out periods of the Window."""
+    """Nothing is registered: events are injected into the held-out periods of the Window.
+
+    The detectability table, where there is one, holds the smallest change that each segment's model notices.
+    """
     clock = _Clock(run.observer)
     with _workspace(run) as work:
         with clock.step("extract"):
@@ -196,7 +207,19 @@ def evaluate(run: Run, window: Window) -> EvaluateSummary:
             ).segments
         with clock.step("evaluate", len(segments)) as progress:
             found = steps.detectability(work / "panel", run.metric, progress)
-    return EvaluateSummary(window, segments.labels, found, clock.seconds)
+        with clock.step("keep"):
+            kept = _keep(run, window, segments, found)
+    return EvaluateSummary(window, segments.labels, found, kept, clock.seconds)
+
+
+def _keep(run: Run, window: Window, segments: Segments, found: Sequence[Found]) -> str:
+    """The detectability table holds what was found; says so, or that a project of before has no such table."""
+    table = run.settings.detectability_table
+    if run.warehouse.table_schema(table) is None:
+        return f"nowhere: there is no table {table!r}; `segwatch create` makes it, and `segwatch explain` reads it"
+    stamp = {"run_id": run.run_id, "evaluated_at": run.now}
+    n = keep(run.warehouse, table, run.metric_name, segments, found, window.end, stamp, run.selection)
+    return f"{n:,} rows in the table {table}"
 
 
 @dataclass(frozen=True)
@@ -441,6 +464,12 @@ def incidents(run: Run, window: Window) -> list[Incident]:
     """What is known of each incident of the Window, as of its last period: the open ones first, by impact."""
     said = incidents_of(run.warehouse, run.settings.incidents_table, run.metric_name, run.metric, window)
     return _by_rank(latest(said))
+
+
+def explain(run: Run, segment: str, at: str, n_similar: int = SIMILAR) -> Explanation:
+    """All that is known of a segment's row at a day or hour; see `segwatch.explain`."""
+    with _workspace(run) as work:
+        return explain_row(run, segment, at, work, n_similar)
 
 
 def _by_rank(known: Iterable[Incident]) -> list[Incident]:

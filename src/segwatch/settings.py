@@ -27,7 +27,8 @@ _PREFIX = "SEGWATCH_"
 RESERVED_COLUMNS = frozenset(
     "metric level segment_id ts value expected lower upper impact impact_share score p_value prediction is_anomaly"
     " direction status reason model_version run_id scored_at n_rows denominator incident_id first_seen last_seen"
-    " change_share total_impact peak_impact n_segments segments updated_at".split()
+    " change_share total_impact peak_impact n_segments segments updated_at contributions"
+    " median_value smallest_drop smallest_rise evaluated_at".split()
 )
 _DEFAULT_MIN_HISTORY: dict[Grain, int] = {"day": 90, "hour": 1008}
 _DEFAULT_ADAPT_AFTER: dict[Grain, int] = {"day": 7, "hour": 48}
@@ -305,6 +306,7 @@ class Settings(BaseSettings):
     audit_table: Name = Field("audit", description="Table that says who labelled, snoozed and promoted")
     deliveries_table: Name = Field("deliveries", description="Table that every alert that was sent is written to")
     page_url: str = Field("", description="Address of `segwatch ui`, for links in alerts")
+    detectability_table: Name = Field("detectability", description="Table that the smallest detectable changes are in")
     targets: dict[Name, Target] = Field(min_length=1)
     metrics: dict[Name, Metric] = Field(min_length=1)
     channels: dict[Name, Channel] = Field(default_factory=dict)
@@ -544,6 +546,7 @@ default_target = "dev"              # the target used without --target
 # audit_table = "audit"             # where it is written who labelled, snoozed and promoted
 # deliveries_table = "deliveries"   # where it is written which alerts were sent
 # page_url = ""                     # address of `segwatch ui`, for links in alerts
+# detectability_table = "detectability"  # where `segwatch evaluate` keeps the smallest change that each segment notices
 
 [targets.dev]
 warehouse = "duckdb:///segwatch.duckdb"  # the database that holds the metric; segwatch adds its tables

@@ -26,6 +26,7 @@ from segwatch.core.bundle import ModelBundle, Rules, write_bundle
 from segwatch.core.calendar import Days, Occasion, holidays_of, lay_out
 from segwatch.core.decision import Decisions, Floors, decide
 from segwatch.core.evaluation import Gate, budget_threshold, held_out, held_out_of, measure
+from segwatch.core.explanation import parts_of, to_json
 from segwatch.core.features import CONTEXT, FEATURES, FeatureSet
 from segwatch.core.groups import Groups
 from segwatch.core.injection import Found, as_metrics, inject
@@ -33,16 +34,16 @@ from segwatch.core.labels import EXPECTED, Bars, Label, Learned, bars, is_expect
 from segwatch.core.noise import Kind
 from segwatch.core.observations import Observations, write_observations
 from segwatch.core.panel import Bools, Floats, History, Ints, Panel, Segments, build_panel
-from segwatch.core.replay import Pools, Series, Whole, go_through
+from segwatch.core.replay import Pools, Series, Whole, go_through, gone_on
 from segwatch.core.rollup import Rollups, with_rollups
 from segwatch.core.schema import TableSchema
 from segwatch.core.segment import Selection, describe, is_selected, shard
 from segwatch.core.training import Prepared, Progress, ended_after, fit_prepared
-from segwatch.core.window import Window, length, unit
+from segwatch.core.window import Times, Window, length, unit
 from segwatch.data import predictions_schema
 from segwatch.errors import DataError, ModelError
 from segwatch.gaps import LEFT_OUT
-from segwatch.registries.base import ModelRegistry, ModelVersion
+from segwatch.registries.base import CHAMPION, ModelRegistry, ModelVersion
 from segwatch.settings import Holidays, Metric
 from segwatch.warehouses.base import Warehouse
 
@@ -356,13 +357,15 @@ def judge(objection: str | None, selection: Selection, force: bool) -> Verdict:
     return Verdict(True, f"forced, although {objection}") if force else Verdict(False, f"not promoted: {objection}")
 
 
-def resolve(registry: ModelRegistry, metric_name: str, metric: Metric, to: Path) -> tuple[ModelVersion, ModelBundle]:
-    """The exact version that `champion` points to, downloaded to `to` and checked.
+def resolve(
+    registry: ModelRegistry, metric_name: str, metric: Metric, to: Path, reference: str = CHAMPION
+) -> tuple[ModelVersion, ModelBundle]:
+    """The exact version that `champion`, or another reference, points to, downloaded to `to` and checked.
 
     Raises ModelError if there is none or it is damaged, DataError if it was trained on other dimensions, on another
     grain or on values of another kind.
     """
-    version = registry.resolve(model_name(metric_name))
+    version = registry.resolve(model_name(metric_name), reference)
     bundle = ModelBundle.open(registry.download(version, to))
     if bundle.dimensions != metric.dimensions or bundle.feature_set != metric.feature_set:
         theirs, ours = (
@@ -432,6 +435,31 @@ def feature_rows(
 ) -> pa.Table:
     """The Window's rows from observations of its `reading_window`, as `featurize` writes them; calendar, labels: see
     `preprocess`, room: `matrix.new`."""
+    panel, whole, state, pools = _before(observations, metric, bundle, window, calendar, labels, room)
+    _, contexts = go_through(whole, bundle.recursion, state, pools, len(window), room)
+    panel, days = panel.last(len(window)), whole.days
+    status = _status(panel, bundle, bundle.feature_set.is_complete(contexts))
+    masked = days.masked(slice(-len(window), None)) if days else np.zeros(status.shape, dtype=bool)
+    left_out = np.where(is_expected(panel.segments, window, labels), 2, masked).astype(np.int8)
+    born = window.times[None, :] >= panel.history.first_seen[:, None]
+    tables = []
+    for part in panel.chunks(500_000):
+        i, j = np.nonzero(born[part])
+        at = i + part.start
+        tables.append(_with_left_out(_feature_table(panel, bundle, at, j, status, contexts), left_out[at, j]))
+    return pa.concat_tables(tables)
+
+
+def _before(
+    observations: pa.Table | Observations,
+    metric: Metric,
+    bundle: ModelBundle,
+    window: Window,
+    calendar: pa.Table | None,
+    labels: Sequence[Label],
+    room: Path | None,
+) -> tuple[Panel, Whole, Baseline, Pools]:
+    """What is to be gone through to score a Window: its `reading_window`, and the states before that."""
     wide = reading_window(bundle, window)
     features = bundle.feature_set
     leaves = build_panel(observations, metric.dimensions, wide, metric.missing, bundle.history.leaves, room)
@@ -444,19 +472,48 @@ def feature_rows(
     days = days_of(metric, panel.segments, wide, calendar)
     if days:
         days.mask(panel)
-    whole = Whole(Series.of(panel, state.scale, bundle.recursion.timezone), groups, Rollups.of(panel), days)
-    _, contexts = go_through(whole, bundle.recursion, state, pools, len(window), room)
-    panel = panel.last(len(window))
-    status = _status(panel, bundle, features.is_complete(contexts))
-    masked = days.masked(slice(-len(window), None)) if days else np.zeros(status.shape, dtype=bool)
-    left_out = np.where(is_expected(panel.segments, window, labels), 2, masked).astype(np.int8)
-    born = window.times[None, :] >= panel.history.first_seen[:, None]
-    tables = []
-    for part in panel.chunks(500_000):
-        i, j = np.nonzero(born[part])
-        at = i + part.start
-        tables.append(_with_left_out(_feature_table(panel, bundle, at, j, status, contexts), left_out[at, j]))
-    return pa.concat_tables(tables)
+    series = Series.of(panel, state.scale, bundle.recursion.timezone)
+    return panel, Whole(series, groups, Rollups.of(panel), days), state, pools
+
+
+@dataclass(frozen=True)
+class Past:
+    """The periods of one segment that can be scored, (n_periods,) each. X: (n_periods, n_features)."""
+
+    times: Times
+    values: Floats
+    expected: Floats
+    X: Floats
+
+
+def past_of(
+    warehouse: Warehouse,
+    metric: Metric,
+    bundle: ModelBundle,
+    window: Window,
+    segment_id: str,
+    labels: Sequence[Label],
+    room: Path,
+) -> Past:
+    """The Window's features of one segment of the model, the same as `feature_rows` has.
+
+    All segments are gone through for what groups share, but the features of this one alone are kept.
+    Raises DataError where there is nothing to read any more, or of no such segment.
+    """
+    with TemporaryDirectory(dir=room) as made:
+        extract(warehouse, metric, reading_window(bundle, window), Path(made) / "observations")
+        read = Observations.open(Path(made) / "observations")
+        calendar = warehouse.calendar(metric)
+        _, whole, state, pools = _before(read, metric, bundle, window, calendar, labels, Path(made))
+        row = bundle.positions([segment_id])
+        own, n = state.take(row), len(window)
+        shared, _ = go_through(whole, bundle.recursion, state, pools, 0, Path(made))
+        series = whole.series.take(row)
+        X, contexts = gone_on(series, bundle.recursion, own, shared.take(row), n)
+    values = np.array(series.values[0, -n:])
+    known = bundle.feature_set.is_complete(contexts[0]) & ~np.isnan(values)
+    expected = bundle.feature_set.expected(contexts[0, known])
+    return Past(window.times[known], values[known], expected, X[0, known])
 
 
 def _with_rollups(
@@ -593,6 +650,7 @@ def predict_rows(
     raised = _bars(labels, bundle, ids, ok["ts"].to_numpy()) if labels else None
     decisions = decide(bundle, ids, periods, values, contexts, X, progress, floors, asked, is_rollup, is_over, raised)
     scored = _predictions(ok, metric_name, metric, stamp, decisions)
+    scored = _with_contributions(scored, bundle, ids, X)
     rest = _predictions(rows.filter(pc.invert(has_features)), metric_name, metric, stamp, None)
     return pa.concat_tables([scored, rest]).replace_schema_metadata({_SHIFT: json.dumps(bundle.shift(ids, X))})
 
@@ -653,6 +711,16 @@ def _predictions(
             columns["denominator"] = rows["unit"]
     arrays = [columns[f.name].cast(f.type) if f.name in columns else pa.nulls(n, f.type) for f in schema]
     return pa.table(arrays, schema=schema)
+
+
+def _with_contributions(scored: pa.Table, bundle: ModelBundle, ids: pa.Array, X: Floats) -> pa.Table:
+    """The scored rows; those that alert say what their scores are made of."""
+    is_anomaly = scored["is_anomaly"].combine_chunks()
+    said = np.full(len(X), None)
+    flagged = np.flatnonzero(is_anomaly)
+    said[flagged] = [to_json(parts) for parts in parts_of(bundle, ids.take(pa.array(flagged)).to_pylist(), X[flagged])]
+    at = scored.column_names.index("contributions")
+    return scored.set_column(at, scored.schema.field(at), pa.array(said, pa.string()))
 
 
 def _decision_columns(rows: pa.Table, decisions: Decisions) -> dict[str, pa.Array]:

@@ -32,7 +32,7 @@ from segwatch import runner
 from segwatch.core.window import Window
 from segwatch.data import generated_schema, metric_schema, predictions_schema
 from segwatch.errors import BackendError, DataError, SegwatchError, SettingsError
-from segwatch.settings import Endpoints, Google, Metric
+from segwatch.settings import Endpoints, Google, Metric, Settings, Target
 from segwatch.warehouses import Warehouse, bigquery_client, bigquery_sql, open_warehouse, query
 
 NOW = dt.datetime(2026, 11, 24, 12, tzinfo=dt.UTC)
@@ -731,9 +731,9 @@ def test_a_dry_run_says_what_google_would_bill_and_reads_nothing(
     }
     handler.answers[AT_JOBS] = [(200, job)]
     unused: Any = None
-    run = runner.Run(
-        "r", NOW, "new_users", USERS, warehouse, unused, "predictions", "incidents", "labels", "audit", tmp_path, unused
-    )
+    target = Target(warehouse="bigquery://p/d", registry="vertex")
+    settings = Settings(targets={"dev": target}, metrics={"new_users": USERS})
+    run = runner.Run("r", NOW, "new_users", USERS, warehouse, unused, settings, tmp_path, unused)
     plan = runner.plan_training(run, JANUARY)
     assert plan["bills"] == "3,000,000 bytes at most"
     assert list(plan) == ["reads", "bills", "writes"]

@@ -36,6 +36,10 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from segwatch import detectability
+from segwatch.core.explanation import Part, from_json, to_json
+from segwatch.core.injection import Found
+from segwatch.core.panel import Segments
 from segwatch.core.schema import Column, TableSchema, calendar_schema, observations_schema
 from segwatch.core.window import Window
 from segwatch.data import deliveries_schema
@@ -1281,6 +1285,42 @@ def test_replacing_with_no_rows_removes_those_there_were(warehouse: Warehouse) -
     warehouse.replace_predictions("predictions", "users", JANUARY, prediction_rows("users", ["2024-01-01"]), {})
     assert warehouse.replace_predictions("predictions", "users", JANUARY, prediction_rows("users", []), {}) == 0
     assert warehouse.predictions("predictions", "users", JANUARY).num_rows == 0
+
+
+def test_the_last_evaluation_replaces_whatever_was_known_of_a_metric(warehouse: Warehouse) -> None:
+    values = (("it", "ios"), ("it", None), ("de", "ios"), (None, None))
+    segments = Segments(DIMENSIONS, values)
+    stamp = {"run_id": "r", "evaluated_at": NOW}
+    found = [Found(i, 10.0 * i, 28, 0, {}, 0.1 * i if i else math.nan, math.nan) for i in range(4)]
+    warehouse.create_table("found", detectability.detectability_table(DIMENSIONS))
+
+    def keep(metric: str, day: str, those: list[Found], **selection: frozenset[str]) -> int:
+        as_of = np.datetime64(day)
+        return detectability.keep(warehouse, "found", metric, segments, those, as_of, stamp, selection)
+
+    assert keep("orders", "2023-05-01", found) == keep("users", "2024-01-01", found) == 4
+    assert keep("users", "2024-02-01", found) == 4
+    assert keep("users", "2024-01-20", found[:2], country_code=frozenset({"it"})) == 2
+    known = detectability.detectable_of(warehouse, "found", "users", "day")
+    assert [str(known[id_].as_of) for id_ in segments.ids] == ["2024-01-20"] * 2 + ["2024-02-01"] * 2
+    assert math.isnan(known[segments.ids[0]].smallest_drop) and math.isnan(known[segments.ids[3]].smallest_rise)
+    assert known[segments.ids[3]].smallest_drop == 0.1 * 3
+    assert {str(one.as_of) for one in detectability.detectable_of(warehouse, "found", "orders", "day").values()} == {
+        "2023-05-01"
+    }
+    assert detectability.detectable_of(warehouse, "absent", "users", "day") == {}
+
+
+def test_what_an_alert_is_made_of_is_kept_as_text_and_no_text_as_null(warehouse: Warehouse) -> None:
+    create_predictions(warehouse)
+    rows = prediction_rows("users", ["2024-01-01", "2024-01-02"])
+    kept = [to_json([Part("z", -7.25, 3.5), Part("flat", 0.0, 0.1)]), None]
+    at = rows.column_names.index("contributions")
+    rows = rows.set_column(at, "contributions", pa.array(kept, pa.string()))
+    warehouse.replace_predictions("predictions", "users", JANUARY, rows, {})
+    found = warehouse.predictions("predictions", "users", JANUARY)
+    assert found["contributions"].to_pylist() == kept
+    assert from_json(kept[0]) == (Part("z", -7.25, 3.5), Part("flat", 0.0, 0.1))
 
 
 def test_a_bad_row_fails_the_whole_and_the_old_rows_stand(warehouse: Warehouse) -> None:

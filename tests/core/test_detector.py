@@ -65,3 +65,16 @@ def test_a_fit_on_anomalies_too_is_not_blind(X):
     spoiled = X.copy()
     spoiled[::100] = 12.0
     assert Detector.fit(spoiled).p_value(np.full((1, D), 6.0))[0] < 1e-3
+
+
+def test_similarity_is_the_kernel_one_of_a_row_with_itself_and_less_the_farther_away():
+    rng = np.random.default_rng(3)
+    X = rng.normal(size=(300, 5)) * [1.0, 2.0, 3.0, 4.0, 5.0]
+    detector = Detector.fit(X)
+    alike = detector.similarity(X[0], X)
+    assert alike[0] == 1 and ((alike > 0) & (alike <= 1)).all()
+    scaled = (X - detector.scaling.center) / detector.scaling.spread
+    distance = ((scaled - scaled[0]) ** 2).sum(axis=1)
+    np.testing.assert_allclose(alike, np.exp(-0.1 / 5 * distance), rtol=1e-5)
+    far = detector.similarity(X[0] + 1e6, X)
+    assert (far > 0).all()

@@ -121,6 +121,9 @@ def run_main_job(segwatch, folder):
     segwatch(folder, "train", "--as-of", SPLIT)
     segwatch(folder, "infer", "--start", SPLIT, "--end", END)
     segwatch(folder, "report", "--output", "page.html")
+    segwatch(folder, "evaluate", "--as-of", SPLIT)
+    explained = json.loads(segwatch(folder, "--log-format", "json", "explain", "*/ios/*", "--at", str(last)).stdout)
+    assert explained["detectable"] and explained["similar"] and explained["parts"]
     target = load_settings(folder / "segwatch.toml").target(None)
     warehouse = open_warehouse(target.warehouse, target.google)
     predictions = warehouse.predictions("predictions", "new_users", WINDOW)
@@ -128,18 +131,19 @@ def run_main_job(segwatch, folder):
     tables = warehouse.created_tables()
     warehouse.close()
     assert incidents.num_rows
-    return predictions.drop_columns(OF_THE_RUN), incidents.drop_columns(["run_id", "updated_at"]), tables
+    del explained["model_version"]
+    return predictions.drop_columns(OF_THE_RUN), incidents.drop_columns(["run_id", "updated_at"]), tables, explained
 
 
 def test_the_cloud_gives_the_predictions_that_one_laptop_gives(tmp_path, segwatch, cloud, vertex, bucket):
-    found, said, tables = run_main_job(segwatch, cloud())
+    found, said, tables, explained = run_main_job(segwatch, cloud())
     laptop = tmp_path / "laptop"
     laptop.mkdir()
     segwatch(laptop, "init")
-    expected, expected_said, _ = run_main_job(segwatch, laptop)
+    expected, expected_said, _, expected_explained = run_main_job(segwatch, laptop)
     assert found.num_rows == WATCHED * 4
-    assert found.equals(expected) and said.equals(expected_said)
-    assert tables == ["incidents", "new_users_metrics", "new_users_metrics_labels", "predictions"]
+    assert found.equals(expected) and said.equals(expected_said) and explained == expected_explained
+    assert tables == ["detectability", "incidents", "new_users_metrics", "new_users_metrics_labels", "predictions"]
 
     assert "bytes at most" in segwatch(cloud(), "train", "--as-of", SPLIT, "--dry-run").stderr
     healthy = segwatch(cloud(runner="vertex"), "doctor").stdout.splitlines()

@@ -15,7 +15,7 @@ from segwatch.run import open_run, scoring_window
 from segwatch.runner import infer, training_reason
 from segwatch.settings import load_settings
 
-from .conftest import END, ROLLUPS, SEGMENTS, SPLIT, WATCHED
+from .conftest import END, ROLLUPS, SEGMENTS, SPLIT, WATCHED, ask
 
 NOW = dt.datetime(2026, 11, 24, 6, tzinfo=dt.UTC)
 
@@ -238,14 +238,17 @@ def test_a_predictions_table_of_an_earlier_segwatch_is_mended_by_create(trained,
     segwatch(trained, "infer", "--as-of", END)
 
 
-def test_evaluate_says_what_would_have_been_found_and_changes_nothing(trained, segwatch):
-    before = (trained / "segwatch.duckdb").read_bytes()
+def test_evaluate_says_what_would_have_been_found_and_keeps_that_alone(trained, segwatch):
+    tables = ("new_users_metrics", "predictions", "incidents")
+    before = [ask(trained, f"FROM {table} ORDER BY ALL") for table in tables]
     said = " ".join(segwatch(trained, "evaluate", "--as-of", END, "--output", "found.csv").stderr.split())
     assert "alerts per 1,000 rows; smallest drop" in said
     assert "zero out" in said and "drift down" in said
     table = pd.read_csv(trained / "found.csv")
     assert len(table) == WATCHED and (table["smallest_drop"].dropna() < 1).all()
-    assert (trained / "segwatch.duckdb").read_bytes() == before
+    assert [ask(trained, f"FROM {table} ORDER BY ALL") for table in tables] == before
+    kept = ask(trained, "SELECT round(smallest_drop, 4) FROM detectability WHERE smallest_drop NOT NULL ORDER BY 1")
+    assert [drop for (drop,) in kept] == sorted(table["smallest_drop"].dropna())
     assert "widen --start" in segwatch(trained, "evaluate", "--as-of", END, "--start", "2026-11-10", code=3).stderr
     assert "version\t1" in segwatch(trained, "models", "show").stdout
 

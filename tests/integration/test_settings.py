@@ -44,7 +44,8 @@ def test_a_variable_of_each_kind_is_followed(project, segwatch, monkeypatch):
     monkeypatch.setenv("SEGWATCH_METRICS__NEW_USERS__ALPHA", "0.02")
     monkeypatch.setenv("SEGWATCH_METRICS__NEW_USERS__DIMENSIONS", '["country_code", "platform"]')
     monkeypatch.setenv("segwatch_targets__dev__warehouse", "duckdb:///other.duckdb")
-    assert "scores, incidents, labels, audit, new_users_metrics" in segwatch(project, "create").stderr
+    said = " ".join(segwatch(project, "create").stderr.split())
+    assert "scores, incidents, detectability, labels, deliveries, audit, new_users_metrics" in said
     assert (project / "other.duckdb").exists()
 
 

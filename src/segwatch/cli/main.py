@@ -15,7 +15,7 @@ import typer
 
 from segwatch import __version__
 from segwatch.cli import alerts, data, jobs, labels, models, pipelines, project
-from segwatch.cli.session import LogFormat, Session
+from segwatch.cli.session import LogFormat, Session, printable
 from segwatch.errors import SegwatchError, disk_error
 
 app = typer.Typer(
@@ -61,6 +61,7 @@ for _command, _name in (
     (alerts.notify, "notify"),
     (labels.label, "label"),
     (labels.snooze, "snooze"),
+    (project.explain, "explain"),
     (project.report, "report"),
     (project.destroy, "destroy"),
 ):
@@ -113,7 +114,5 @@ def _fail(error: SegwatchError) -> None:
 
         say_json("error", message=str(error), exit_code=error.exit_code, retryable=error.retryable)
     else:
-        # A value of the data may hold anything, and a message is one line.
-        shown = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in str(error))
-        typer.echo(f"error: {shown}", err=True)
+        typer.echo(f"error: {printable(str(error))}", err=True)
     sys.exit(error.exit_code)

@@ -22,6 +22,7 @@ from segwatch.cli.session import (
     metric_of,
     opened_run,
     opened_warehouse,
+    printable,
     registry_of,
     vertex_of,
     write_whole,
@@ -52,6 +53,7 @@ def init(
 def create(context: typer.Context) -> None:
     """Make the tables and the model registry; what is there already stays."""
     from segwatch.data import audit_schema, deliveries_schema, incident_labels_schema, labels_schema, metric_schema
+    from segwatch.detectability import detectability_table
     from segwatch.incidents import incidents_table
     from segwatch.steps import predictions_table
 
@@ -63,6 +65,9 @@ def create(context: typer.Context) -> None:
         )
         made += [settings.incidents_table] * warehouse.create_table(
             settings.incidents_table, incidents_table(settings.dimensions)
+        )
+        made += [settings.detectability_table] * warehouse.create_table(
+            settings.detectability_table, detectability_table(settings.dimensions)
         )
         for name, schema in (
             (settings.labels_table, incident_labels_schema()),
@@ -190,6 +195,28 @@ def incidents(
             typer.echo("\t".join(str(facts[name]) for name in ("id", "first_seen", "last_seen", "said")))
     if not found:
         typer.echo("no open incident" if open_ else "no incident", err=True)
+
+
+def explain(
+    context: typer.Context,
+    segment: Annotated[str, typer.Argument(help="it/ios/paid, a roll-up it/*/*, total, or a segment_id.")],
+    at: Annotated[str, typer.Option("--at", help="The day, YYYY-MM-DD, or hour that is explained.")],
+    metric: MetricOption = None,
+    similar: Annotated[
+        int, typer.Option(min=0, help="Similar days to name; 0: none, and the training's rows are not read again.")
+    ] = 3,
+) -> None:
+    """Say why a segment alerted on a day or did not, what its score is made of, and what was around it."""
+    from segwatch import runner
+    from segwatch.console import explanation_facts
+    from segwatch.core.words import sentences
+
+    with opened_run(context.obj, metric, None) as run:
+        told = runner.explain(run, segment, at, similar)
+    if context.obj.log_format is LogFormat.json:
+        typer.echo(json.dumps(explanation_facts(told), ensure_ascii=False))
+    else:
+        typer.echo("\n".join(map(printable, sentences(told))))
 
 
 def destroy(context: typer.Context, yes: Yes = False) -> None:

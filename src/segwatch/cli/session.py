@@ -213,6 +213,11 @@ def ask(question: str, yes: bool) -> None:
     raise UsageError("nothing was removed: answer y, or give --yes")
 
 
+def printable(text: str) -> str:
+    """The text on one line, whatever the values of the data in it hold."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
 def check_place(option: str, path: Path) -> None:
     """Nothing happens if a file can be at the path. Raises UsageError if not."""
     if path.is_dir():

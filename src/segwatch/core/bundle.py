@@ -369,6 +369,13 @@ class ModelBundle:
         scores, p_values = self.score(segment_ids, X)
         return np.where(p_values <= self.rules.alpha, -1, 1), scores, p_values
 
+    def typical(self, segment_ids: Sequence[str] | pa.Array) -> Floats:
+        """(n_rows, n_features) of the typical row of each segment: the median of each feature at training.
+
+        Raises DataError for an unknown segment.
+        """
+        return np.asarray(self._parameters["center"][self.positions(segment_ids)])
+
     def shift(self, segment_ids: Sequence[str] | pa.Array, X: Floats) -> dict[str, float]:
         """By feature, how far half of the rows X (n_rows, n_features) lie from training's median, in its spreads.
 

@@ -104,6 +104,11 @@ class Detector:
         check_rows(X, len(self.scaling.center))
         return log_score(self.scaling.apply(X), self.vectors, self.weights)
 
+    def similarity(self, x: Floats, X: Floats) -> Floats:
+        """(n_rows,) in (0, 1], how alike rows X (n_rows, n_features) and a row x (n_features,) are to the kernel."""
+        difference = self.scaling.apply(X).astype(np.float64) - self.scaling.apply(x)
+        return np.asarray(np.exp(-kernel_gamma(len(x)) * (difference**2).sum(axis=1)))
+
     def p_value(self, X: Floats) -> Floats:
         """Share of ordinary rows that score as high or higher, (n_rows,) in (0, 1]."""
         return self.calibration.p_value(self.score(X))

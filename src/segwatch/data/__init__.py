@@ -43,6 +43,11 @@ def audit_schema() -> TableSchema:
     return _schema("audit_schema.json")
 
 
+def detectability_schema() -> TableSchema:
+    """Fixed columns of the detectability table."""
+    return _schema("detectability_schema.json")
+
+
 def _schema(name: str) -> TableSchema:
     return TableSchema.from_json(resources.files(__name__).joinpath(name).read_text(encoding="utf-8"))
 

@@ -1,0 +1,82 @@
+"""The detectability table: the smallest change of each segment that its model notices, as `segwatch evaluate` found.
+
+Of a metric it holds the last evaluation alone; that of some of the segments replaces theirs.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from segwatch.core.explanation import Detectable
+from segwatch.core.injection import Found
+from segwatch.core.panel import Segments
+from segwatch.core.schema import TableSchema
+from segwatch.core.segment import Selection
+from segwatch.core.window import Grain, Window, unit
+from segwatch.data import detectability_schema
+from segwatch.warehouses.base import Warehouse
+
+EVER = Window(np.datetime64("1970-01-01"), np.datetime64("2200-01-01"))
+"""The rows of a metric, whatever their time."""
+
+
+def detectability_table(dimensions: tuple[str, ...]) -> TableSchema:
+    """Schema of the detectability table: the fixed columns and one for each dimension."""
+    return detectability_schema().with_columns(dimensions, after="level")
+
+
+def keep(
+    warehouse: Warehouse,
+    table: str,
+    metric_name: str,
+    segments: Segments,
+    found: Sequence[Found],
+    as_of: np.datetime64,
+    stamp: Mapping[str, object],
+    selection: Selection,
+) -> int:
+    """The table holds what was found, in place of what it held of the metric's selected segments; returns how many.
+
+    as_of: the end of what was evaluated. stamp: run_id and evaluated_at.
+    """
+    moment = as_of.astype("datetime64[us]").item().replace(tzinfo=dt.UTC)
+    rows = [
+        {
+            "metric": metric_name,
+            "level": segments.levels[one.segment],
+            **dict(zip(segments.dimensions, segments.values[one.segment], strict=True)),
+            "segment_id": segments.ids[one.segment],
+            "ts": moment,
+            "median_value": one.size,
+            "smallest_drop": _known(one.smallest_drop),
+            "smallest_rise": _known(one.smallest_rise),
+            **stamp,
+        }
+        for one in found
+    ]
+    schema = detectability_table(segments.dimensions).arrow()
+    return warehouse.replace_predictions(table, metric_name, EVER, pa.Table.from_pylist(rows, schema=schema), selection)
+
+
+def detectable_of(warehouse: Warehouse, table: str, metric_name: str, grain: Grain) -> dict[str, Detectable]:
+    """What is known of each segment of a metric, by its id; nothing where there is no table."""
+    if warehouse.table_schema(table) is None:
+        return {}
+    rows = warehouse.predictions(table, metric_name, EVER)
+    columns = (rows[name].to_pylist() for name in ("segment_id", "smallest_drop", "smallest_rise", "ts"))
+    return {
+        id_: Detectable(_share(drop), _share(rise), np.datetime64(ts.replace(tzinfo=None), unit(grain)))
+        for id_, drop, rise, ts in zip(*columns, strict=True)
+    }
+
+
+def _share(share: float | None) -> float:
+    return np.nan if share is None else share
+
+
+def _known(share: float) -> float | None:
+    return float(share) if np.isfinite(share) else None
