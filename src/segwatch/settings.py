@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 from zoneinfo import available_timezones
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as VariableError
 
@@ -237,6 +237,7 @@ class Settings(BaseSettings):
     default_target: Name = Field("dev", description="Target used without --target")
     predictions_table: Name = Field("predictions", description="Table that predictions are written to")
     incidents_table: Name = Field("incidents", description="Table that incidents are written to")
+    backtests_table: Name = Field("backtests", description="Table that backtests are written to")
     targets: dict[Name, Target] = Field(min_length=1)
     metrics: dict[Name, Metric] = Field(min_length=1)
 
@@ -274,6 +275,24 @@ class Settings(BaseSettings):
     def dimensions(self) -> tuple[str, ...]:
         """Dimensions of all metrics, each once, in order: the dimension columns of the predictions table."""
         return tuple(dict.fromkeys(name for metric in self.metrics.values() for name in metric.dimensions))
+
+
+class Page(BaseSettings):
+    """Who may open the page, in SEGWATCH_UI_* variables, so that no secret is on a command line."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_prefix=f"{_PREFIX}UI_", env_ignore_empty=True)
+
+    token: SecretStr | None = Field(None, min_length=16, description="What the page asks for before it shows anything")
+
+
+def load_page() -> Page:
+    """What the SEGWATCH_UI_* variables say. Raises SettingsError naming the variable that is wrong."""
+    try:
+        return Page()
+    except ValidationError as error:
+        wrong = error.errors(include_url=False, include_input=False)[0]
+        variable = f"{_PREFIX}UI_" + "_".join(str(part) for part in wrong["loc"]).upper()
+        raise SettingsError(f"the variable {variable} is wrong: {wrong['msg']}") from error
 
 
 class Serving(BaseSettings):
@@ -347,6 +366,7 @@ def _check_variables() -> None:
     for name in sorted(os.environ):
         key, _, rest = name.upper().removeprefix(_PREFIX).lower().partition("__")
         is_known = key in Settings.model_fields and (not rest or key in ("targets", "metrics"))
+        is_known |= name.upper() in {f"{_PREFIX}UI_{field.upper()}" for field in Page.model_fields}
         if name.upper().startswith(_PREFIX) and not is_known:
             raise SettingsError(
                 f"the variable {name} sets no key of the settings: unset it, or name one, as {_PREFIX}DEFAULT_TARGET or"
@@ -434,6 +454,7 @@ TEMPLATE = """\
 default_target = "dev"              # the target used without --target
 # predictions_table = "predictions" # where predictions are written
 # incidents_table = "incidents"     # where incidents are written
+# backtests_table = "backtests"     # where backtests are written
 
 [targets.dev]
 warehouse = "duckdb:///segwatch.duckdb"  # the database that holds the metric; segwatch adds its tables
