@@ -38,7 +38,9 @@ def ui(
         from segwatch.ui.server import serve
         from segwatch.ui.visit import Project
     except ModuleNotFoundError as error:
-        raise SettingsError(f"segwatch ui needs {error.name}: pip install 'segwatch[ui]'") from error
+        raise SettingsError(
+            f"segwatch ui needs {str(error.name).partition('.')[0]}: pip install 'segwatch[ui]'"
+        ) from error
     from segwatch.console import JsonServingObserver, TextServingObserver
     from segwatch.settings import load_page
 

@@ -51,7 +51,7 @@ def init(
 
 def create(context: typer.Context) -> None:
     """Make the tables and the model registry; what is there already stays."""
-    from segwatch.data import labels_schema, metric_schema
+    from segwatch.data import backtests_schema, labels_schema, metric_schema
     from segwatch.incidents import incidents_table
     from segwatch.steps import predictions_table
 
@@ -64,6 +64,7 @@ def create(context: typer.Context) -> None:
         made += [settings.incidents_table] * warehouse.create_table(
             settings.incidents_table, incidents_table(settings.dimensions)
         )
+        made += [settings.backtests_table] * warehouse.create_table(settings.backtests_table, backtests_schema())
         for metric in settings.metrics.values():
             if warehouse.table_schema(metric.table) is None:
                 made += [metric.table] * warehouse.create_table(metric.table, metric_schema(metric))

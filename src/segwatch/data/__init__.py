@@ -28,6 +28,11 @@ def incidents_schema() -> TableSchema:
     return _schema("incidents_schema.json")
 
 
+def backtests_schema() -> TableSchema:
+    """Columns of the backtests table."""
+    return _schema("backtests_schema.json")
+
+
 def _schema(name: str) -> TableSchema:
     return TableSchema.from_json(resources.files(__name__).joinpath(name).read_text(encoding="utf-8"))
 

@@ -48,7 +48,7 @@ class Access:
     where nobody says so, empty if a name has to be given. secret: of this start of the page; sessions end with it.
     """
 
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     hosts: frozenset[str] = frozenset()
     name_header: str = ""
     default_name: str = ""

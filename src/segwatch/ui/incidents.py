@@ -24,7 +24,7 @@ SHOWN = 25
 """Incidents on a page, and segments of one."""
 _LOOK_BACK = 90
 _SPARK_PERIODS, _SPARK_AFTER = 28, 7
-# Segments whose rows are looked up by their ids in no time.
+# Segments of which many can be looked up by their ids in no time.
 _QUICK = 20_000
 _LISTED = (
     "incident_id",
@@ -137,10 +137,11 @@ def _sparks(visit: Visit, rows: Sequence[Mapping[str, Any]], n_segments: int) ->
     }
     if not ends:
         return {}
-    window = visit.window_to(max(ends.values()), PERIODS)
+    is_quick = n_segments <= _QUICK
+    window = visit.window_to(max(ends.values()), PERIODS if is_quick else _SPARK_PERIODS)
     asked = [replace(visit.asked(window), without={"level": visit.metric.level})]
     of_segments = frozenset[Cell](row["segment_id"] for row in rows if row["level"] == visit.metric.level)
-    if of_segments and n_segments <= _QUICK:
+    if of_segments and is_quick:
         asked.append(visit.asked_among(window, {"segment_id": of_segments}))
     columns = ("ts", "segment_id", "value", "expected")
     series = pa.concat_tables([visit.warehouse.asked_rows(one, columns) for one in asked]).sort_by("ts")
@@ -226,7 +227,7 @@ def _chart(visit: Visit, one: Mapping[str, Any], values: Mapping[str, str]) -> C
     ).num_rows
     what = visit.cause_of(one)
     if is_watched:
-        of = visit.asked(window, {"level": one["level"], **values})
+        of = visit.of_segment(window, [one[name] for name in visit.dimensions])
         return chart_of(visit.warehouse.asked_rows(of, CHARTED), what, grain)
     if visit.metric.feature_set.kind == "value":
         return None

@@ -12,7 +12,7 @@ from segwatch.ui import words
 from segwatch.ui.visit import Visit
 from segwatch.warehouses.asked import Asked, Cell, Order
 
-_LOOK_BACK = 60
+_LOOK_BACK = 35
 _MOST_BACKTESTS = 4
 _MOST_WEEKS = 400
 

@@ -16,7 +16,7 @@ from segwatch.core.segment import level, segment_id
 from segwatch.core.window import Window, length
 from segwatch.report import text
 from segwatch.ui import words
-from segwatch.ui.charts import chart_of
+from segwatch.ui.charts import CHARTED, chart_of
 from segwatch.ui.guard import Refused
 from segwatch.ui.visit import PERIODS, Visit
 from segwatch.warehouses.asked import Asked, Cell, Order, words_of
@@ -87,11 +87,9 @@ def segment(visit: Visit) -> tuple[str, dict[str, Any]]:
     id_, grain = visit.request.path_params["id"], visit.metric.grain
     last = visit.period("end", visit.last + length(1, grain)) - length(1, grain)
     window = visit.window_to(last, visit.number("periods", PERIODS, _MOST_PERIODS))
-    rows = visit.warehouse.asked_rows(visit.asked(window, {"segment_id": id_}), order=[Order("ts")])
-    if not rows.num_rows:
-        raise Refused(404, f"{visit.metric_name} has no segment {words.shown(id_[:40])} in {window}.")
+    values = _values_of(visit, id_, window)
+    rows = visit.warehouse.asked_rows(visit.of_segment(window, values), _columns(visit), [Order("ts")])
     latest = rows.slice(rows.num_rows - 1).to_pylist()[0]
-    values = [latest[name] for name in visit.dimensions]
     what = words.cause(visit.dimensions, values)
     chosen = {name: value for name, value in zip(visit.dimensions, values, strict=True) if value is not None}
     flagged = [_flagged(row, grain) for row in reversed(rows.filter(rows["is_anomaly"]).to_pylist())]
@@ -105,6 +103,7 @@ def segment(visit: Visit) -> tuple[str, dict[str, Any]]:
         "window": window,
         "last": last,
         "periods": len(window),
+        "has_earlier": window.start > visit.span[0],
         "chart": chart_of(rows, what, grain),
         "flagged": flagged,
         "day": day,
@@ -114,6 +113,24 @@ def segment(visit: Visit) -> tuple[str, dict[str, Any]]:
         "children": _children(visit, chosen, day) if None in values else [],
         "drill": visit.link_to("/drill", chosen, day=text.stamp(day, grain)),
     }
+
+
+def _values_of(visit: Visit, id_: str, window: Window) -> list[str | None]:
+    """The dimension values of a segment, looked for where that is quick first. Raises Refused if it has no rows."""
+    grain = window.grain
+    for within in (Window(window.end - length(1, grain), window.end, grain), window):
+        asked = visit.asked(within, {"segment_id": id_})
+        found = visit.warehouse.asked_rows(asked, visit.dimensions, limit=1).to_pylist()
+        if found:
+            return [found[0][name] for name in visit.dimensions]
+    raise Refused(404, f"{visit.metric_name} has no segment {words.shown(id_[:40])} in {window}.")
+
+
+def _columns(visit: Visit) -> tuple[str, ...]:
+    """The columns of a segment's page; a table of before may lack what explains its alerts."""
+    held = visit.warehouse.table_schema(visit.project.settings.predictions_table)
+    explained = ("contributions",) if held is not None and "contributions" in held.names else ()
+    return (*CHARTED, "impact", "p_value", "status", "model_version", *explained)
 
 
 def _flagged(row: dict[str, Any], grain: str) -> dict[str, Any]:
@@ -149,7 +166,7 @@ def _others(visit: Visit, values: Sequence[str | None], day: np.datetime64) -> l
         same = {
             other: frozenset[Cell]({value})
             for i, (other, value) in enumerate(zip(visit.dimensions, values, strict=True))
-            if i != at
+            if i != at and value is not None
         }
         same["level"] = frozenset({level(visit.dimensions, values)})
         rows = _of_day(visit, day, same, RELATIVES + 1).to_pylist()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,6 +15,7 @@ from urllib.parse import urlencode
 import numpy as np
 from starlette.requests import Request
 
+from segwatch.core.segment import level
 from segwatch.core.window import Window, length, parse_time, unit
 from segwatch.errors import DataError
 from segwatch.registries import ModelRegistry, open_registry
@@ -163,6 +164,15 @@ class Visit:
     def asked_among(self, window: Window, among: Mapping[str, frozenset[Cell]]) -> Asked:
         """Predictions of the Window with one of the values each."""
         return Asked(self.project.settings.predictions_table, self.metric_name, window, among)
+
+    def of_segment(self, window: Window, values: Sequence[str | None]) -> Asked:
+        """Predictions of one segment or roll-up: found by its values several times sooner than by its id."""
+        among: dict[str, Cell] = {
+            name: value for name, value in zip(self.dimensions, values, strict=True) if value is not None
+        }
+        if None in values:
+            among["level"] = level(self.dimensions, values)
+        return self.asked(window, among)
 
     @cached_property
     def known_values(self) -> Mapping[str, list[str]]:
