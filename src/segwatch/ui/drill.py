@@ -20,7 +20,12 @@ def drill(visit: Visit) -> tuple[str, dict[str, Any]]:
     grain, chosen = visit.metric.grain, visit.values
     day = visit.period("day", visit.last)
     free = [name for name in visit.dimensions if name not in chosen]
-    facts = {"title": "Drill down", "day": day, "chosen": _crumbs(visit, day), "free": free}
+    facts = {
+        "title": "Drill down",
+        "day": day,
+        "chosen": _crumbs(visit, day),
+        "free": [(name, words.shown(name)) for name in free],
+    }
     if not free:
         id_ = segment_id(visit.dimensions, [chosen[name] for name in visit.dimensions])
         return "drill.html", facts | {"by": "", "rows": [], "segment": visit.link(f"/segments/{id_}")}

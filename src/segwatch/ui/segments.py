@@ -56,7 +56,7 @@ def segments(visit: Visit) -> tuple[str, dict[str, Any]]:
         "day": day,
         "kind": kind,
         "status": status,
-        "statuses": STATUSES,
+        "statuses": [("", "all"), *((one, one.replace("_", " ")) for one in STATUSES)],
         "flagged": flagged,
         "order": order,
     }
