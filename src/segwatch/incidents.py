@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from segwatch.core.incidents import QUIET, Incident, Scored, follow
-from segwatch.core.panel import Segments
+from segwatch.core.panel import Ints, Segments
 from segwatch.core.schema import TableSchema
 from segwatch.core.segment import level, segment_id
 from segwatch.core.window import Grain, Window, length, unit, utc_of
@@ -59,6 +61,31 @@ def incidents_of(warehouse: Warehouse, table: str, metric_name: str, metric: Met
 def latest(said: Iterable[Incident]) -> list[Incident]:
     """What is known of each incident, of what was said of them in the order of time."""
     return list({one.id: one for one in said}.values())
+
+
+def known(said: pa.Table) -> pa.Table:
+    """One row for each incident: the latest of what was said of it, and of its worst period `worst_ts`, `worst_impact`,
+    `worst_impact_share` and `worst_change_share`.
+
+    said: rows of the incidents table, in any order.
+    """
+    if not said.num_rows:
+        last = worst = pa.array([], pa.int64())
+    else:
+        ids = said["incident_id"].combine_chunks().dictionary_encode().indices.to_numpy()
+        times = said["ts"].cast(pa.int64()).to_numpy()
+        last, worst = (_last_of(ids, key) for key in (times, np.abs(said["impact"].to_numpy())))
+    rows, worst_rows = said.take(last), said.take(worst)
+    for name in ("ts", "impact", "impact_share", "change_share"):
+        rows = rows.append_column(f"worst_{name}", worst_rows[name])
+    return rows
+
+
+def _last_of(ids: Ints, key: npt.NDArray[Any]) -> pa.Array:
+    """The row of the largest key of each id, in the order of the ids."""
+    order = np.lexsort((key, ids))
+    is_last = np.r_[ids[order][1:] != ids[order][:-1], True]
+    return pa.array(order[is_last])
 
 
 def _by_period(predictions: pa.Table, metric: Metric) -> Iterable[tuple[np.datetime64, Scored]]:

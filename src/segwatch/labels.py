@@ -10,16 +10,16 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from segwatch.core.labels import SAID, Label, Said, followed, standing
 from segwatch.core.segment import label
-from segwatch.core.window import Window, unit, until, utc_of
+from segwatch.core.window import period_of, until, utc_of
 from segwatch.data import incident_labels_schema
 from segwatch.errors import DataError, UsageError
-from segwatch.incidents import incidents_of, latest
+from segwatch.incidents import known
 from segwatch.settings import Metric
+from segwatch.warehouses.asked import Asked, Order
 from segwatch.warehouses.base import Warehouse
 
 
@@ -29,13 +29,17 @@ def read_labels(
     """What stands of a metric's labels, each as long as its incident went on; none where there is no table yet."""
     if warehouse.table_schema(table) is None:
         return []
-    rows = warehouse.predictions(table, metric_name, until(now, metric.grain), key="label_id")
+    every = Asked(table, metric_name, until(now, metric.grain))
+    rows = warehouse.asked_rows(every, order=[Order("ts"), Order("label_id")])
     said = standing(_label(row, metric) for row in rows.to_pylist())
     if not said or warehouse.table_schema(incidents_table) is None:
         return said
-    since = Window(min(one.first for one in said), until(now, metric.grain).end, metric.grain)
-    incidents = latest(incidents_of(warehouse, incidents_table, metric_name, metric, since))
-    return followed(said, {one.id: one.last_seen for one in incidents})
+    of_these = Asked(
+        incidents_table, metric_name, until(now, metric.grain), {"incident_id": frozenset(one.id for one in said)}
+    )
+    seen = known(warehouse.asked_rows(of_these)).select(["incident_id", "last_seen"]).to_pylist()
+    last_seen = {row["incident_id"]: period_of(row["last_seen"], metric.grain) for row in seen}
+    return followed(said, last_seen)
 
 
 def write_labels(

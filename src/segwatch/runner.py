@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import json
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,9 +27,10 @@ from segwatch.core.injection import Found
 from segwatch.core.labels import Learned
 from segwatch.core.observations import write_observations
 from segwatch.core.panel import Segments, build_panel
-from segwatch.core.segment import counted, label
+from segwatch.core.segment import counted, describe, label
 from segwatch.core.training import Progress
 from segwatch.core.window import Window, length
+from segwatch.data import backtests_schema
 from segwatch.detectability import keep
 from segwatch.errors import DataError, ModelError, SegwatchError, disk_error
 from segwatch.explain import SIMILAR
@@ -151,6 +154,8 @@ def train(run: Run, window: Window, *, force: bool = False) -> TrainSummary:
                 work / "observations", run.metric, window, work / "panel", run.selection, calendar, labels_of(run), work
             )
         segments = made.segments
+        # Fitting takes minutes, in which others may read the file.
+        run.warehouse.close()
         with clock.step("train", len(segments)) as progress:
             bundle = steps.train(work / "panel", run.metric_name, run.metric, work / "bundle", progress)
         with clock.step("evaluate", min(SAMPLE, len(segments))) as progress:
@@ -242,6 +247,8 @@ def backtest(run: Run, window: Window, every: int) -> list[BacktestWeek]:
         first = window.start if span is None else min(span[0], window.start)
         observations = run.warehouse.observations(run.metric, Window(first, window.end, window.grain))
         calendar = run.warehouse.calendar(run.metric)
+        # Models take minutes, in which others may read the file.
+        run.warehouse.close()
     starts = np.arange(window.start, window.end, length(every, window.grain))
     weeks = []
     with _workspace(run) as work, run.observer.step("backtest", len(starts)) as progress:
@@ -251,6 +258,37 @@ def backtest(run: Run, window: Window, every: int) -> list[BacktestWeek]:
             weeks.append(_backtest_week(run, observations, calendar, first, scored, work / str(number)))
             progress(1)
     return weeks
+
+
+def keep_backtest(run: Run, table: str, weeks: Sequence[BacktestWeek], every: int, settings: str) -> bool:
+    """The backtests table holds the weeks, for the page to show them; False where there is no such table yet.
+
+    settings: name of the settings file that the backtest followed.
+    """
+    if not weeks or run.warehouse.table_schema(table) is None:
+        return False
+    rows = [
+        {
+            "metric": run.metric_name,
+            "run_id": run.run_id,
+            "ts": run.now,
+            "settings": settings,
+            "selection": describe(run.selection) if run.selection else None,
+            "every": every,
+            **dict(
+                zip(
+                    ("start", "stop"), (time.replace(tzinfo=dt.UTC) for time in week.window.as_datetimes()), strict=True
+                )
+            ),
+            "n_scored": week.n_scored,
+            "n_anomalies": week.n_anomalies,
+            "worst": json.dumps([[one.segment, one.n_anomalies, one.impact] for one in week.worst]),
+        }
+        for week in weeks
+    ]
+    batches = pa.Table.from_pylist(rows, schema=backtests_schema().arrow()).to_batches()
+    run.warehouse.insert(table, batches, ("metric", "run_id", "start"))
+    return True
 
 
 def _backtest_week(

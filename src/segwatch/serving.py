@@ -14,14 +14,11 @@ import asyncio
 import json
 import math
 import os
-import signal
-import socket
 import tempfile
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,7 +29,8 @@ from segwatch.core.bundle import ModelBundle
 from segwatch.core.features import FEATURES
 from segwatch.core.panel import Floats
 from segwatch.core.segment import NULL, segment_id
-from segwatch.errors import BackendError, DataError, SettingsError
+from segwatch.errors import DataError
+from segwatch.listening import listening_on, server_of, url_of
 from segwatch.settings import Google
 from segwatch.storage import Storage
 
@@ -43,7 +41,6 @@ MAX_INSTANCES = 5000
 MAX_OPEN = 256
 """Requests read or scored at once; with MAX_BODY this bounds the memory that clients can take."""
 BODY_SECONDS = 30.0
-STOP_SECONDS = 25
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -277,7 +274,7 @@ class Application:
         except TimeoutError:
             return refusal(408, f"the body did not arrive within {BODY_SECONDS:.0f} seconds")
         except Exception as error:  # noqa: BLE001 - one request that meets a bug must not end the others
-            self.observer.failed(_one_line(error))
+            self.observer.failed(one_line(error))
             return refusal(500, "segwatch met a bug in itself: its log has a line about it")
 
 
@@ -299,7 +296,7 @@ async def _read_body(scope: Message, receive: Receive) -> bytes | Reply | None:
             return bytes(body)
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     """What went wrong, and the innermost line of code that it went wrong at."""
     place, trace = "", error.__traceback__
     while trace is not None:
@@ -322,36 +319,14 @@ def serve(
     it runs while health checks are answered already, as Vertex AI restarts a container that does not listen.
     Raises what `load` raised, BackendError if the port cannot be had, SettingsError if uvicorn is not installed.
     """
-    try:
-        import uvicorn
-    except ModuleNotFoundError as error:
-        raise SettingsError("segwatch serve needs uvicorn: pip install 'segwatch[serve]'") from error
     failures: list[BaseException] = []
     with (
-        _listener(host, port) as listener,
+        listening_on(host, port) as listener,
         tempfile.TemporaryDirectory(prefix="segwatch-", ignore_cleanup_errors=True) as folder,
         ThreadPoolExecutor(os.cpu_count(), "score") as pool,
     ):
         application = Application(health_route, predict_route, observer, pool)
-        server = uvicorn.Server(
-            uvicorn.Config(
-                application,
-                interface="asgi3",
-                http="h11",
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                log_level="critical",
-                access_log=False,
-                server_header=False,
-                # Longer than the pause between two requests of a client that keeps its connection.
-                timeout_keep_alive=75,
-                timeout_graceful_shutdown=STOP_SECONDS,
-            )
-        )
-        # uvicorn raises the signal that stopped it once more; without a handler that would be the exit code.
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: setattr(server, "should_exit", True))
+        server = server_of(application, "serve")
 
         def loads() -> None:
             start = time.perf_counter()
@@ -363,7 +338,7 @@ def serve(
             else:
                 observer.ready(bundle, time.perf_counter() - start)
 
-        observer.listening(_url(listener))
+        observer.listening(url_of(listener))
         # A daemon, so that a stop during a long download does not wait for it.
         threading.Thread(target=loads, name="load", daemon=True).start()
         server.run([listener])
@@ -375,27 +350,3 @@ def _warmed(bundle: ModelBundle) -> ModelBundle:
     """The bundle with all read that every request needs. Raises ModelError if it was trained on other features."""
     _ = bundle.feature_set, bundle.status, bundle.reason, bundle.history.segments.position
     return bundle
-
-
-@contextmanager
-def _listener(host: str, port: int) -> Iterator[socket.socket]:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio sends small answers at once only on sockets that say they are TCP; others wait 40 ms for the client.
-    with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
-        # A restart does not wait for the old server's connections to be forgotten.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((host, port))
-            listener.listen()
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise BackendError(
-                f"cannot listen on {host} port {port} ({reason}): stop what holds it, or choose others by --host and"
-                " --port"
-            ) from error
-        yield listener
-
-
-def _url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as VariableError
 
@@ -307,6 +307,7 @@ class Settings(BaseSettings):
     deliveries_table: Name = Field("deliveries", description="Table that every alert that was sent is written to")
     page_url: str = Field("", description="Address of `segwatch ui`, for links in alerts")
     detectability_table: Name = Field("detectability", description="Table that the smallest detectable changes are in")
+    backtests_table: Name = Field("backtests", description="Table that backtests are written to")
     targets: dict[Name, Target] = Field(min_length=1)
     metrics: dict[Name, Metric] = Field(min_length=1)
     channels: dict[Name, Channel] = Field(default_factory=dict)
@@ -364,6 +365,24 @@ def _check_names(key: str, names: Iterable[str], known: Collection[str]) -> None
     for name in names:
         if name not in known:
             raise ValueError(f"{key} names {name!r}, which is none of {', '.join(known) or 'nothing'}")
+
+
+class Page(BaseSettings):
+    """Who may open the page, in SEGWATCH_UI_* variables, so that no secret is on a command line."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_prefix=f"{_PREFIX}UI_", env_ignore_empty=True)
+
+    token: SecretStr | None = Field(None, min_length=16, description="What the page asks for before it shows anything")
+
+
+def load_page() -> Page:
+    """What the SEGWATCH_UI_* variables say. Raises SettingsError naming the variable that is wrong."""
+    try:
+        return Page()
+    except ValidationError as error:
+        wrong = error.errors(include_url=False, include_input=False)[0]
+        variable = f"{_PREFIX}UI_" + "_".join(str(part) for part in wrong["loc"]).upper()
+        raise SettingsError(f"the variable {variable} is wrong: {wrong['msg']}") from error
 
 
 class Serving(BaseSettings):
@@ -437,6 +456,7 @@ def _check_variables() -> None:
     for name in sorted(os.environ):
         key, _, rest = name.upper().removeprefix(_PREFIX).lower().partition("__")
         is_known = key in Settings.model_fields and (not rest or key in ("targets", "metrics", "channels", "alerts"))
+        is_known |= name.upper() in {f"{_PREFIX}UI_{field.upper()}" for field in Page.model_fields}
         if name.upper().startswith(_PREFIX) and not is_known:
             raise SettingsError(
                 f"the variable {name} sets no key of the settings: unset it, or name one, as {_PREFIX}DEFAULT_TARGET or"
@@ -547,6 +567,7 @@ default_target = "dev"              # the target used without --target
 # deliveries_table = "deliveries"   # where it is written which alerts were sent
 # page_url = ""                     # address of `segwatch ui`, for links in alerts
 # detectability_table = "detectability"  # where `segwatch evaluate` keeps the smallest change that each segment notices
+# backtests_table = "backtests"     # where backtests are written
 
 [targets.dev]
 warehouse = "duckdb:///segwatch.duckdb"  # the database that holds the metric; segwatch adds its tables

@@ -20,6 +20,7 @@ import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,8 @@ from segwatch.core.window import Window
 from segwatch.data import deliveries_schema
 from segwatch.errors import BackendError, DataError, SettingsError
 from segwatch.settings import Endpoints, Google, Metric
-from segwatch.warehouses import Warehouse, calendar, open_warehouse
+from segwatch.warehouses import Warehouse, calendar, open_reader, open_warehouse
+from segwatch.warehouses.asked import Asked, Order, words_of
 from segwatch.warehouses.duckdb_errors import explain, translated
 
 KEYS = ["created_at", "country_code", "platform", "channel"]
@@ -1398,15 +1400,16 @@ def test_records_of_a_metric_are_replaced_by_their_keys_and_read_by_time_and_key
     keys = ["metric", "delivery_id", "run_id"]
     window = Window(np.datetime64("1970-01-01"), np.datetime64(NOW.replace(tzinfo=None), "D") + np.timedelta64(2, "D"))
     warehouse.create_table("sent", deliveries_schema())
-    assert warehouse.predictions("sent", "m", window, "delivery_id").num_rows == 0
+    order = [Order("ts"), Order("delivery_id")]
+    assert warehouse.asked_rows(Asked("sent", "m", window), order=order).num_rows == 0
     warehouse.insert("sent", rows((1, "b", "sending", None), (1, "a", "sending", None), (0, "z", "failed", "no")), keys)
     warehouse.insert("sent", rows((1, "b", "delivered", None)), keys)
-    found = warehouse.predictions("sent", "m", window, "delivery_id")
+    found = warehouse.asked_rows(Asked("sent", "m", window), order=order)
     assert list(zip(*(found[name].to_pylist() for name in ("delivery_id", "state", "error")), strict=True)) == [
         ("z", "failed", "no"), ("a", "sending", None), ("b", "delivered", None),
     ]  # fmt: skip
     assert found["ts"].to_pylist()[0] == NOW and found["title"].to_pylist()[0] == 'it\'s "down"'
-    assert warehouse.predictions("sent", "other", window, "delivery_id").num_rows == 0
+    assert warehouse.asked_rows(Asked("sent", "other", window), order=order).num_rows == 0
     with pytest.raises(DataError, match="has no column 'segment_id'"):
         warehouse.predictions("sent", "m", window)
 
@@ -1420,6 +1423,134 @@ def test_the_span_of_predictions_is_their_first_and_last_time(warehouse: Warehou
     assert (first, last) == (np.datetime64("2024-01-01T07:00"), np.datetime64("2024-01-03"))
     assert first.dtype == last.dtype == np.dtype("datetime64[us]")
     assert warehouse.prediction_span("predictions", "orders") is None
+
+
+ODD = ["it", "O'Brien", 'a"b', "back\\slash", "<script>", "line\nbreak", "ünï\u202ecode", "100%_$1", "@asked1"]
+
+
+@pytest.fixture
+def predicted(warehouse: Warehouse) -> Warehouse:
+    """Predictions of users on three days by odd countries, values 0, 1, 2, ... against 4, and of orders on the same."""
+    create_predictions(warehouse, "country_code", "platform")
+    days = ["2024-01-01", "2024-01-02", "2024-01-03"]
+    rows = prediction_rows("users", days, country_code=ODD, platform=["ios"] * len(ODD))
+    n = rows.num_rows
+    value = [float(i % len(ODD)) for i in range(n)]
+    impact = [one - 4.0 for one in value]
+    columns = {
+        "value": value,
+        "expected": [4.0] * n,
+        "impact": [None if i % len(ODD) == 8 else one for i, one in enumerate(impact)],
+        "is_anomaly": [one == 0.0 for one in value],
+    }
+    for name, column in columns.items():
+        at = rows.column_names.index(name)
+        rows = rows.set_column(at, name, pa.array(column, rows.schema.field(name).type))
+    warehouse.replace_predictions("predictions", "users", JANUARY, rows, {})
+    other = prediction_rows("orders", days, country_code=["it", None], platform=["web", "web"])
+    warehouse.replace_predictions("predictions", "orders", JANUARY, other, {})
+    return warehouse
+
+
+def countries(rows: pa.Table) -> list[Any]:
+    return list(rows["country_code"].to_pylist())
+
+
+def test_rows_are_asked_for_by_values_whatever_they_hold(predicted: Warehouse) -> None:
+    for value in ODD:
+        asked = Asked("predictions", "users", JANUARY, {"country_code": frozenset({value})})
+        assert countries(predicted.asked_rows(asked)) == [value] * 3
+    two = Asked("predictions", "users", JANUARY, {"country_code": frozenset({ODD[1], ODD[3]})})
+    assert sorted(countries(predicted.asked_rows(two, ("country_code",)))) == sorted([ODD[1], ODD[3]] * 3)
+    other = Asked("predictions", "orders", JANUARY)
+    assert sorted(countries(predicted.asked_rows(other)), key=str) == [None] * 3 + ["it"] * 3
+    nothing = replace(other, among={"country_code": frozenset({None})})
+    assert countries(predicted.asked_rows(nothing)) == [None] * 3
+    either = replace(other, among={"country_code": frozenset({None, "it"}), "platform": frozenset({"web"})})
+    assert predicted.asked_rows(either).num_rows == 6
+    assert predicted.asked_rows(replace(other, without={"platform": "web"})).num_rows == 0
+    flagged = Asked("predictions", "users", JANUARY, {"is_anomaly": frozenset({True})})
+    assert countries(predicted.asked_rows(flagged)) == ["it"] * 3
+
+
+def test_words_are_searched_in_either_case_and_as_they_stand(predicted: Warehouse) -> None:
+    def found(text: str) -> list[Any]:
+        day = window("2024-01-02", "2024-01-03")
+        searched = ("country_code", "platform")
+        asked = Asked("predictions", "users", day, words=words_of(text), searched=searched)
+        return countries(predicted.asked_rows(asked, order=[Order("value")]))
+
+    assert found("IT/ios") == ["it"]
+    assert found("o'brien") == ["O'Brien"]
+    assert found("Script> iOS") == ["<script>"]
+    assert found("%") == found("_") == found("$1") == ["100%_$1"]
+    assert found("\\") == ["back\\slash"]
+    assert found('a"B') == ['a"b']
+    assert found("ios") == found("") == ODD
+    assert found("it nowhere") == []
+
+
+def test_rows_come_in_order_and_page_by_page_with_what_is_missing_last(predicted: Warehouse) -> None:
+    day = Asked("predictions", "users", window("2024-01-02", "2024-01-03"))
+    order = [Order("impact", "size"), Order("value")]
+    ranked = countries(predicted.asked_rows(day, order=order))
+    assert ranked == [ODD[i] for i in (0, 1, 7, 2, 6, 3, 5, 4, 8)]
+    pages = [predicted.asked_rows(day, ("country_code", "impact", "value"), order, 4, 4 * page) for page in range(3)]
+    assert [one for page in pages for one in countries(page)] == ranked
+    assert pages[0].column_names == ["country_code", "impact", "value"]
+    assert countries(predicted.asked_rows(day, order=[Order("value", "down")], limit=1)) == [ODD[8]]
+    times = predicted.asked_rows(Asked("predictions", "users", JANUARY), order=[Order("ts", "down")], limit=1)
+    assert times["ts"][0].as_py() == dt.datetime(2024, 1, 3, tzinfo=dt.UTC)
+    assert times.schema.field("ts").type == pa.timestamp("us", "UTC")
+
+
+def test_predictions_add_up_by_columns(predicted: Warehouse) -> None:
+    users = Asked("predictions", "users", window("2024-01-01", "2024-01-03"))
+    figures: list[Any] = ["n_rows", "n_anomalies", "value", "expected", "weight", "first", "last", "scored_at"]
+    [whole] = predicted.prediction_sums(users, (), figures).to_pylist()
+    assert whole == {
+        "n_rows": 18,
+        "n_anomalies": 2,
+        "value": 72.0,
+        "expected": 72.0,
+        "weight": 18.0,
+        "first": dt.datetime(2024, 1, 1, tzinfo=dt.UTC),
+        "last": dt.datetime(2024, 1, 2, tzinfo=dt.UTC),
+        "scored_at": NOW,
+    }
+    by_country = predicted.prediction_sums(users, ("country_code",), ("n_rows", "value")).to_pylist()
+    assert {row["country_code"]: (row["n_rows"], row["value"]) for row in by_country} == {
+        name: (2, 2.0 * i) for i, name in enumerate(ODD)
+    }
+    days = predicted.prediction_sums(replace(users, among={"country_code": frozenset({"it"})}), ("ts",), ("n_rows",))
+    assert sorted(days["ts"].to_pylist()) == [dt.datetime(2024, 1, day, tzinfo=dt.UTC) for day in (1, 2)]
+    # Nothing is expected of them: nothing is summed.
+    [orders] = predicted.prediction_sums(replace(users, metric="orders"), (), ("n_rows", "value")).to_pylist()
+    assert orders == {"n_rows": 4, "value": None}
+    assert predicted.prediction_sums(replace(users, metric="visits"), ("platform",), ("n_rows",)).num_rows == 0
+
+
+def test_ratios_add_up_by_their_numerators(warehouse: Warehouse) -> None:
+    create_predictions(warehouse, "country_code")
+    rows = prediction_rows("rate", ["2024-01-01"], country_code=["it", "de"])
+    for name, column in {"value": [0.5, 0.1], "expected": [0.4, 0.2], "denominator": [10.0, 90.0]}.items():
+        rows = rows.set_column(rows.column_names.index(name), name, pa.array(column))
+    warehouse.replace_predictions("predictions", "rate", JANUARY, rows, {})
+    asked = Asked("predictions", "rate", JANUARY)
+    [summed] = warehouse.prediction_sums(asked, (), ("value", "expected", "weight")).to_pylist()
+    assert summed == {"value": pytest.approx(14.0), "expected": pytest.approx(22.0), "weight": 100.0}
+
+
+def test_what_is_asked_of_a_missing_table_or_column_is_said(predicted: Warehouse) -> None:
+    with pytest.raises(DataError, match="has no table 'incidents'; it holds predictions: run `segwatch create`"):
+        predicted.asked_rows(Asked("incidents", "users", JANUARY))
+    for call in (
+        lambda: predicted.asked_rows(Asked("predictions", "users", JANUARY, {"plan": frozenset({"free"})})),
+        lambda: predicted.asked_rows(Asked("predictions", "users", JANUARY), ("plan",)),
+        lambda: predicted.prediction_sums(Asked("predictions", "users", JANUARY), ("plan",), ("n_rows",)),
+    ):
+        with pytest.raises(DataError, match=r"'predictions' in .* has no column 'plan'"):
+            call()
 
 
 def test_a_closed_warehouse_opens_again(warehouse: Warehouse) -> None:
@@ -1531,7 +1662,8 @@ def test_drop_created_keeps_a_file_that_segwatch_did_not_make(local: DuckdbBacke
     assert local.path.exists()
 
 
-def test_the_file_is_locked_by_another_process(local: DuckdbBackend) -> None:
+def test_the_file_is_locked_by_another_process(local: DuckdbBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("segwatch.warehouses.duckdb.LOCK_WAIT_SECONDS", 0.1)
     local.open().create_table("users", METRIC_SCHEMA)
     local.close()
     code = "import duckdb, sys; c = duckdb.connect(sys.argv[1]); print('ready', flush=True); sys.stdin.read()"
@@ -1551,6 +1683,42 @@ def test_the_file_is_locked_by_another_process(local: DuckdbBackend) -> None:
     finally:
         holder.communicate()
     assert warehouse.created_tables() == ["users"]
+
+
+def test_a_file_that_another_process_has_for_a_moment_is_waited_for(local: DuckdbBackend) -> None:
+    local.open().create_table("users", METRIC_SCHEMA)
+    local.close()
+    code = "import duckdb, sys; c = duckdb.connect(sys.argv[1]); print('ready', flush=True); sys.stdin.read(1)"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(local.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdin and holder.stdout and holder.stdout.readline() == "ready\n"
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        asked = pool.submit(local.open().created_tables)
+        assert not asked.done()
+        holder.communicate("x")
+        assert asked.result(60) == ["users"]
+
+
+def test_readers_share_the_file_change_nothing_and_let_go_of_it(local: DuckdbBackend) -> None:
+    local.open().create_table("users", METRIC_SCHEMA)
+    local.close()
+    readers = [open_reader(local.url) for _ in range(2)]
+    assert [reader.created_tables() for reader in readers] == [["users"]] * 2
+    code = "import duckdb, sys; print(duckdb.connect(sys.argv[1], read_only=True).execute('from users').fetchall())"
+    other = subprocess.run([sys.executable, "-c", code, str(local.path)], capture_output=True, text=True)
+    assert other.stdout == "[]\n"
+    with pytest.raises(DataError, match="read-only mode"):
+        readers[0].truncate("users")
+    for reader in readers:
+        reader.close()
+    assert local.open().truncate("users") == 0
+
+
+def test_a_reader_makes_no_file(tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match="there is no database"):
+        open_reader(f"duckdb:///{tmp_path / 'none.duckdb'}").created_tables()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_that_is_no_database_is_named_and_kept(local: DuckdbBackend) -> None:

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from segwatch.registries import mlflow_file
+from segwatch.warehouses import duckdb
 
 from .conftest import END, SPLIT, TABLE, ask, held, published
 
@@ -27,7 +28,8 @@ def project(trained, segwatch):
     return trained
 
 
-def test_every_command_says_that_the_warehouse_is_in_use_and_leaves_it_as_it_was(project, segwatch):
+def test_every_command_says_that_the_warehouse_is_in_use_and_leaves_it_as_it_was(project, segwatch, monkeypatch):
+    monkeypatch.setattr(duckdb, "LOCK_WAIT_SECONDS", 0.1)
     rows = f"from {TABLE} order by all"
     before = published(project), ask(project, rows)
     (project / "rows.csv").write_text("created_at,country_code,platform,channel,new_users\n2026-11-01,it,ios,paid,5\n")

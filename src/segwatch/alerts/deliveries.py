@@ -19,6 +19,7 @@ import pyarrow as pa
 from segwatch.alerts.plan import Message, Told
 from segwatch.core.window import Grain, Window, unit
 from segwatch.data import deliveries_schema
+from segwatch.warehouses.asked import Asked, Order
 from segwatch.warehouses.base import Warehouse
 
 State = Literal["sending", "delivered", "failed", "unknown", "withdrawn"]
@@ -72,7 +73,8 @@ class Deliveries:
         """The deliveries of the last half year, in the order of time."""
         today = np.datetime64(self._now.replace(tzinfo=None), "D")
         window = Window(today - np.timedelta64(_REMEMBERED_DAYS, "D"), today + np.timedelta64(2, "D"))
-        rows = self._warehouse.predictions(self._table, self._metric, window, key="delivery_id")
+        every = Asked(self._table, self._metric, window)
+        rows = self._warehouse.asked_rows(every, order=[Order("ts"), Order("delivery_id")])
         return [self._delivery(row) for row in rows.to_pylist()]
 
     def begin(self, message: Message) -> bool:

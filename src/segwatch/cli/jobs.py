@@ -115,11 +115,18 @@ def backtest(
     from segwatch.console import backtest_rows
     from segwatch.run import scoring_window
 
+    sessions = [replace(context.obj, settings_path=path) for path in (context.obj.settings_path, against) if path]
     weeks = {}
-    for path in filter(None, (context.obj.settings_path, against)):
-        with opened_run(replace(context.obj, settings_path=path), metric, select) as run:
-            weeks[str(path)] = runner.backtest(run, scoring_window(run, None, start, end), every)
+    for session in sessions:
+        with opened_run(session, metric, select) as run:
+            weeks[str(session.settings_path)] = runner.backtest(run, scoring_window(run, None, start, end), every)
     context.obj.say("backtest", **backtest_rows(weeks))
+    for session in sessions:
+        table = session.settings().backtests_table
+        with opened_run(session, metric, select) as run:
+            found = weeks[str(session.settings_path)]
+            if not runner.keep_backtest(run, table, found, every, session.settings_path.name):
+                typer.echo(f"not kept, as there is no table {table!r}: `segwatch create` makes it", err=True)
 
 
 def _csv(rows: list[dict[str, object]]) -> str:

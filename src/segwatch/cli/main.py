@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from segwatch import __version__
-from segwatch.cli import alerts, data, jobs, labels, models, pipelines, project
+from segwatch.cli import alerts, data, jobs, labels, models, page, pipelines, project
 from segwatch.cli.session import LogFormat, Session, printable
 from segwatch.errors import SegwatchError, disk_error
 
@@ -56,6 +56,7 @@ for _command, _name in (
     (jobs.backtest, "backtest"),
     (pipelines.compile_, "compile"),
     (project.serve, "serve"),
+    (page.ui, "ui"),
     (project.doctor, "doctor"),
     (project.incidents, "incidents"),
     (alerts.notify, "notify"),

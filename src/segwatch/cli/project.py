@@ -52,7 +52,14 @@ def init(
 
 def create(context: typer.Context) -> None:
     """Make the tables and the model registry; what is there already stays."""
-    from segwatch.data import audit_schema, deliveries_schema, incident_labels_schema, labels_schema, metric_schema
+    from segwatch.data import (
+        audit_schema,
+        backtests_schema,
+        deliveries_schema,
+        incident_labels_schema,
+        labels_schema,
+        metric_schema,
+    )
     from segwatch.detectability import detectability_table
     from segwatch.incidents import incidents_table
     from segwatch.steps import predictions_table
@@ -73,6 +80,7 @@ def create(context: typer.Context) -> None:
             (settings.labels_table, incident_labels_schema()),
             (settings.deliveries_table, deliveries_schema()),
             (settings.audit_table, audit_schema()),
+            (settings.backtests_table, backtests_schema()),
         ):
             made += [name] * warehouse.create_table(name, schema)
         for metric in settings.metrics.values():

@@ -138,6 +138,11 @@ def until(now: dt.datetime, grain: Grain) -> Window:
     return Window(np.datetime64("1970-01-01"), end, grain)
 
 
+def period_of(moment: dt.datetime, grain: Grain) -> np.datetime64:
+    """Inverse of `utc_of`."""
+    return np.datetime64(moment.astimezone(dt.UTC).replace(tzinfo=None), unit(grain))
+
+
 def utc_of(period: np.datetime64) -> dt.datetime:
     """A period's start as a datetime with its zone."""
     moment: dt.datetime = period.astype("datetime64[us]").item()

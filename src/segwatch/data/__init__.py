@@ -48,6 +48,11 @@ def detectability_schema() -> TableSchema:
     return _schema("detectability_schema.json")
 
 
+def backtests_schema() -> TableSchema:
+    """Columns of the backtests table."""
+    return _schema("backtests_schema.json")
+
+
 def _schema(name: str) -> TableSchema:
     return TableSchema.from_json(resources.files(__name__).joinpath(name).read_text(encoding="utf-8"))
 

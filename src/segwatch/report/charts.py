@@ -59,17 +59,17 @@ def daily_chart(rows: pa.Table, totals_of: pa.Table, grain: Grain, width: int) -
     return _svg(_spec(chart.resolve_scale(x="shared")), totals=totals, alerts=alerts)
 
 
-def segment_chart(rows: pa.Table, grain: Grain) -> str:
+def segment_chart(rows: pa.Table, grain: Grain, width: int = 360, height: int = 120) -> str:
     """Value, expected value, the interval that would not alert, and the flagged periods of one segment."""
-    return _svg(_segment_spec(grain), rows=_segment_rows(rows.sort_by("ts")))
+    return _svg(_segment_spec(grain, width, height), rows=_segment_rows(rows.sort_by("ts")))
 
 
 @cache
-def _segment_spec(grain: Grain) -> Mapping[str, Any]:
+def _segment_spec(grain: Grain, width: int, height: int) -> Mapping[str, Any]:
     """What every segment's chart has in common; made once, since checking it costs more than drawing."""
     import altair as alt
 
-    base = alt.Chart(alt.NamedData("rows")).encode(x=_time_axis(grain, 5))
+    base = alt.Chart(alt.NamedData("rows")).encode(x=_time_axis(grain, max(5, width // 100)))
     y = alt.Y("value:Q", title=None, scale=alt.Scale(zero=False), axis=alt.Axis(labelExpr=_NUMBER, tickCount=4))
     direction = alt.Scale(domain=["up", "down"], range=["triangle-up", "triangle-down"])
     layers = [
@@ -85,7 +85,7 @@ def _segment_spec(grain: Grain) -> Mapping[str, Any]:
             color=alt.Color("direction:N", scale=alt.Scale(**_DIRECTIONS), legend=None),
         ),
     ]
-    return _spec(alt.layer(*layers).properties(width=360, height=120))
+    return _spec(alt.layer(*layers).properties(width=width, height=height))
 
 
 def _totals(rows: pa.Table) -> Rows:

@@ -61,7 +61,7 @@ def render_report(
     page = Template(_resource("page.html"))
     return page.substitute(
         title=escape(metric),
-        style=_resource("page.css"),
+        style=_resource("palette.css") + _resource("page.css"),
         subtitle=escape(_subtitle(predictions, grain, model, generated_at)),
         numbers=_numbers(predictions, segments, rollups, totals, last, grain),
         incidents=_incidents(incidents, dimensions, {one.segment_id for one in ranked[:top]}),

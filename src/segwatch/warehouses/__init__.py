@@ -10,7 +10,7 @@ from segwatch.settings import Google
 from segwatch.warehouses import postgres_url
 from segwatch.warehouses.base import Warehouse
 
-__all__ = ["Warehouse", "open_warehouse"]
+__all__ = ["Warehouse", "open_reader", "open_warehouse"]
 
 _DUCKDB = "duckdb:///"
 _POSTGRES = ("postgresql://", "postgres://")
@@ -37,6 +37,18 @@ def open_warehouse(url: str, google: Google = Google()) -> Warehouse:
     from segwatch.warehouses.duckdb import DuckdbWarehouse
 
     return DuckdbWarehouse(Path(url.removeprefix(_DUCKDB)))
+
+
+def open_reader(url: str, google: Google = Google()) -> Warehouse:
+    """The warehouse behind a URL for reading alone: a database file can be read by several processes at a time.
+
+    Raises SettingsError as `open_warehouse` does.
+    """
+    if not url.startswith(_DUCKDB) or not url.removeprefix(_DUCKDB):
+        return open_warehouse(url, google)
+    from segwatch.warehouses.duckdb import DuckdbReader
+
+    return DuckdbReader(Path(url.removeprefix(_DUCKDB)))
 
 
 def _open_postgres(url: str) -> Warehouse:

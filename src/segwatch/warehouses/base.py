@@ -12,6 +12,7 @@ import pyarrow as pa
 from segwatch.core.schema import TableSchema
 from segwatch.core.window import Window
 from segwatch.settings import Metric
+from segwatch.warehouses.asked import Asked, Figure, Order
 
 FEATURES_PREFIX = "segwatch_features_"
 """Start of the name of every temporary feature table; the run's id follows."""
@@ -140,9 +141,31 @@ class Warehouse(Protocol):
         """
         ...
 
-    def predictions(self, table: str, metric: str, window: Window, key: str = "segment_id") -> pa.Table:
-        """Rows of a metric in the Window, of the predictions or any other table with metric and ts, ordered by ts and
-        key, which holds no NULL."""
+    def predictions(self, table: str, metric: str, window: Window) -> pa.Table:
+        """Predictions of a metric in the Window, ordered by ts and segment_id."""
+        ...
+
+    def asked_rows(
+        self,
+        asked: Asked,
+        columns: Sequence[str] = (),
+        order: Sequence[Order] = (),
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> pa.Table:
+        """Rows of a table that has a metric and ts, in order, from `offset` on and not more than `limit`.
+
+        columns: all where empty; they hold those of the order. Raises DataError if the table or a column is missing.
+        """
+        ...
+
+    def prediction_sums(self, asked: Asked, by: Sequence[str], figures: Sequence[Figure]) -> pa.Table:
+        """Figures of predictions: one row for each combination of the columns `by`, in no order; one without any.
+
+        n_rows, n_anomalies; of the rows with a value and an expected one the sums `value`, `expected` and `weight`: of
+        ratios the numerators and the denominator, of others the weight is the number of rows; NULL where there is none.
+        first, last: ts; scored_at: the latest.
+        """
         ...
 
     def prediction_span(self, table: str, metric: str) -> tuple[np.datetime64, np.datetime64] | None:

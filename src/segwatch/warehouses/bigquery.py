@@ -19,10 +19,12 @@ from segwatch.core.window import Window
 from segwatch.errors import DataError, SettingsError
 from segwatch.google import missing_extra
 from segwatch.settings import Google, Metric
+from segwatch.warehouses import asked as ask
 from segwatch.warehouses import bigquery_sql as sql
+from segwatch.warehouses.asked import Asked, Figure, Order
 from segwatch.warehouses.base import FEATURES_PREFIX
 from segwatch.warehouses.bigquery_sql import Key, Name, Query, Value
-from segwatch.warehouses.checks import check_is_features, check_replaced, in_utc
+from segwatch.warehouses.checks import check_is_features, check_names, check_replaced, in_utc
 
 if TYPE_CHECKING:
     from segwatch.warehouses.bigquery_client import Held, Session
@@ -234,16 +236,33 @@ class BigqueryWarehouse:
             self._open().execute(sql.replace_predictions(held.name, stage, columns, *of_window))
         return n_rows
 
-    def predictions(self, table: str, metric: str, window: Window, key: str = "segment_id") -> pa.Table:
+    def predictions(self, table: str, metric: str, window: Window) -> pa.Table:
         """See Warehouse."""
-        held = self._predictions_table(table, key)
+        held = self._predictions_table(table)
         rows = self._rows(sql.select_predictions(held.name, metric, *window.as_datetimes()))
-        ordered = rows.sort_by([("ts", "ascending"), (key, "ascending")])
+        ordered = rows.sort_by([("ts", "ascending"), ("segment_id", "ascending")])
         return ordered.cast(in_utc(ordered.schema))
+
+    def asked_rows(
+        self,
+        asked: Asked,
+        columns: Sequence[str] = (),
+        order: Sequence[Order] = (),
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> pa.Table:
+        """See Warehouse."""
+        held = self._asked_table(asked, [*columns, *(one.column for one in order)])
+        rows = self._ask(ask.rows(held, asked, columns, order, limit, offset), asked)
+        return ask.in_order(rows, order)
+
+    def prediction_sums(self, asked: Asked, by: Sequence[str], figures: Sequence[Figure]) -> pa.Table:
+        """See Warehouse."""
+        return self._ask(ask.sums(self._asked_table(asked, [*by, *ask.columns_of(figures)]), asked, by, figures), asked)
 
     def prediction_span(self, table: str, metric: str) -> tuple[np.datetime64, np.datetime64] | None:
         """See Warehouse."""
-        held = self._predictions_table(table, "ts")
+        held = self._predictions_table(table)
         found = self._open().fetch(sql.select_prediction_span(held.name, metric))
         first, last = (column.cast(pa.timestamp("us")).to_numpy()[0] for column in found.columns)
         return None if np.isnat(first) else (first, last)
@@ -351,12 +370,7 @@ class BigqueryWarehouse:
         return sorted(names, key=lambda name: (name.dataset != self._dataset, name))
 
     def _check_columns(self, held: Held, columns: Iterable[str]) -> None:
-        for column in columns:
-            if column not in held.columns.names:
-                raise DataError(
-                    f"table {self._shown(held.name)!r} in {self._place} has no column {column!r}; it has"
-                    f" {', '.join(held.columns.names)}"
-                )
+        check_names(self._shown(held.name), held.columns.names, columns, self._place)
 
     def _complete(self, held: Held, schema: TableSchema) -> None:
         """The table has every column of the schema. Raises DataError if that needs more than adding NULLs."""
@@ -372,10 +386,26 @@ class BigqueryWarehouse:
         if added:
             self._open().execute(sql.add_columns(held.name, added))
 
-    def _predictions_table(self, table: str, key: str) -> Held:
+    def _predictions_table(self, table: str) -> Held:
         held = self._need(table)
-        self._check_columns(held, ["metric", "ts", key])
+        self._check_columns(held, ["metric", "ts", "segment_id"])
         return held
+
+    def _asked_table(self, asked: Asked, columns: Iterable[str]) -> Any:
+        from segwatch.warehouses import query
+
+        held = self._need(asked.table, ask.ABSENT)
+        self._check_columns(held, [*asked.columns, *columns])
+        return query.bind(held.columns, held.name.table, held.name.dataset, held.name.project)
+
+    def _ask(self, expression: Any, asked: Asked) -> pa.Table:
+        """The rows of an expression; few enough that none but the answer itself need carry them."""
+        from ibis.backends.sql.compilers import BigQueryCompiler
+
+        tree, values = ask.parameterised(BigQueryCompiler().to_sqlglot(expression), asked, sql.numbered)
+        named = {sql.numbered(i).name: Value("STRING", value) for i, value in enumerate(values, 1)}
+        rows = self._open().fetch(Query(str(tree.sql(dialect="bigquery")), named))
+        return rows.cast(in_utc(rows.schema))
 
     def _metric_table(self, source: Metric) -> tuple[Held, Any]:
         from segwatch.warehouses import query

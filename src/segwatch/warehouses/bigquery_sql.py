@@ -191,6 +191,11 @@ def _description(text: str) -> exp.ColumnConstraint:
     return exp.ColumnConstraint(kind=exp.Properties(expressions=[option]))
 
 
+def numbered(number: int) -> exp.Parameter:
+    """The parameter that holds the value of that number."""
+    return _value(f"asked{number}")
+
+
 def _value(name: str) -> exp.Parameter:
     return exp.Parameter(this=exp.var(name))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,6 +18,13 @@ def check_is_features(name: str) -> None:
     """Nothing happens if the name is that of a feature table."""
     if not name.startswith(FEATURES_PREFIX):
         raise DataError(f"{name!r} is not a feature table: their names start with {FEATURES_PREFIX}")
+
+
+def check_names(table: str, held: Sequence[str], wanted: Iterable[str], place: str) -> None:
+    """Nothing happens if the table has all columns that are wanted."""
+    for column in wanted:
+        if column not in held:
+            raise DataError(f"table {table!r} in {place} has no column {column!r}; it has {', '.join(held)}")
 
 
 def in_utc(columns: pa.Schema) -> pa.Schema:

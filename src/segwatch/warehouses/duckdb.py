@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain
@@ -12,13 +13,15 @@ import duckdb
 import ibis
 import numpy as np
 import pyarrow as pa
+from ibis.backends.sql.compilers.duckdb import DuckDBCompiler
+from sqlglot import exp
 
 from segwatch.core.schema import TableSchema
 from segwatch.core.window import Window
 from segwatch.errors import BackendError, DataError
 from segwatch.settings import Metric
 from segwatch.warehouses import query
-from segwatch.warehouses.duckdb_errors import translated
+from segwatch.warehouses.duckdb_errors import is_locked, translated
 from segwatch.warehouses.mark import Mark
 from segwatch.warehouses.relational import Relation, RelationalWarehouse, created_schemas
 from segwatch.warehouses.sql import Dialect, Name, Query
@@ -65,11 +68,17 @@ _MAIN = "main"
 # Raw rows of a table that are grouped at a time.
 _ROWS_AT_A_TIME, _ROWS_OF_A_TABLE = 4_000_000, 250_000
 _FRUGAL, _LEAST = "128MiB", "8MiB"
+LOCK_WAIT_SECONDS = 10.0
+"""How long a file is waited for that another process has open."""
+# Shorter than the pause that a process makes which opens the file again and again.
+_POLL_SECONDS = 0.005
 _ROWS, _STAGE = Name("temp", "segwatch_rows"), Name("temp", "segwatch_stage")
 
 
 class DuckdbWarehouse(RelationalWarehouse):
     """The warehouse in a DuckDB file. It is opened at first use; only `create_table` makes the file."""
+
+    _is_reader = False
 
     def __init__(self, path: Path) -> None:
         super().__init__(str(path), _SQL)
@@ -124,12 +133,23 @@ class DuckdbWarehouse(RelationalWarehouse):
         if self._connection is None:
             with translated(self._path):
                 _check_folder(self._path.parent)
+                connection = self._waited_for()
                 # Not in `config`: DuckDB refuses two connections of one process that differ in it.
-                connection = duckdb.connect(str(self._path))
                 for statement in _SESSION:
                     connection.execute(statement)
             self._connection = connection
         return self._connection
+
+    def _waited_for(self) -> duckdb.DuckDBPyConnection:
+        """A connection, as soon as no other process has the file: DuckDB itself does not wait."""
+        deadline = time.monotonic() + LOCK_WAIT_SECONDS
+        while True:
+            try:
+                return duckdb.connect(str(self._path), read_only=self._is_reader)
+            except duckdb.IOException as error:
+                if not is_locked(error) or time.monotonic() > deadline:
+                    raise
+            time.sleep(_POLL_SECONDS)
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -250,6 +270,9 @@ class DuckdbWarehouse(RelationalWarehouse):
     def _run(self, expression: Any) -> pa.Table:
         return self._fetch(Query(ibis.to_sql(expression, dialect="duckdb", pretty=False)))
 
+    def _tree(self, expression: Any) -> exp.Expression:
+        return DuckDBCompiler().to_sqlglot(expression)
+
     def _relations(self) -> list[Relation]:
         rows = self._execute(_RELATIONS).fetchall()
         return [
@@ -297,6 +320,12 @@ class DuckdbWarehouse(RelationalWarehouse):
             self._path.with_name(self._path.name + ".wal").unlink(missing_ok=True)
             self._path.unlink(missing_ok=True)
         self._made_file = False
+
+
+class DuckdbReader(DuckdbWarehouse):
+    """The warehouse in a DuckDB file that other processes may read at the same time; it refuses all changes."""
+
+    _is_reader = True
 
 
 def _check_folder(folder: Path) -> None:

@@ -43,7 +43,7 @@ def explain(error: duckdb.Error | OSError, path: Path) -> SegwatchError:
     if isinstance(error, _ROWS_REFUSED):
         return DataError(f"DuckDB refused rows of {path}: {_first_line(error)}")
     text = str(error).lower()
-    if any(words in text for words in _LOCKED):
+    if is_locked(error):
         return BackendError(
             f"{path} is in use by another process, and DuckDB lets one in at a time: close it, or try again"
             f" ({_first_line(error)})",
@@ -57,6 +57,11 @@ def explain(error: duckdb.Error | OSError, path: Path) -> SegwatchError:
             retryable=True,
         )
     return BackendError(f"{reason or f'{path} could not be used'} ({_first_line(error)})")
+
+
+def is_locked(error: Exception) -> bool:
+    """Whether another process has the file open."""
+    return any(words in str(error).lower() for words in _LOCKED)
 
 
 def _reason(text: str, path: Path) -> str | None:

@@ -11,6 +11,7 @@ import pyarrow as pa
 from adbc_driver_manager import Error
 from adbc_driver_postgresql import dbapi
 from ibis.backends.sql.compilers import PostgresCompiler
+from sqlglot import exp
 
 from segwatch.core.schema import ARROW_TYPES
 from segwatch.warehouses import postgres_sql as sql
@@ -145,6 +146,9 @@ class PostgresWarehouse(RelationalWarehouse):
 
     def _run(self, expression: Any) -> pa.Table:
         return self._fetch(Query(_compiled(expression)))
+
+    def _tree(self, expression: Any) -> exp.Expression:
+        return PostgresCompiler().to_sqlglot(expression)
 
     def _relations(self) -> list[Relation]:
         return [

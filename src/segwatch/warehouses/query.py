@@ -104,7 +104,7 @@ def at_any_time(table: ir.Table, column: str) -> ir.Table:
     Only for engines whose times all lie in the years 1 to 9999.
     """
     time = _filterable(table[column])
-    return table.filter((time >= _moment_like(time, _FIRST_DAY)) | time.isnull())
+    return table.filter((time >= moment_like(time, _FIRST_DAY)) | time.isnull())
 
 
 def faults(table: ir.Table, source: Metric, window: Window) -> ir.Table:
@@ -227,7 +227,7 @@ def _ibis_type(type_: pa.DataType) -> dt.DataType:
 def _within(table: ir.Table, source: Metric, window: Window) -> ir.BooleanValue:
     start, end = window.as_datetimes()
     time = _filterable(table[source.time])
-    return (time >= _moment_like(time, start)) & (time < _moment_like(time, end))
+    return (time >= moment_like(time, start)) & (time < moment_like(time, end))
 
 
 def _filterable(time: ir.Value) -> ir.Value:
@@ -236,7 +236,7 @@ def _filterable(time: ir.Value) -> ir.Value:
     return time if is_plain else moment(time)
 
 
-def _moment_like(time: ir.Value, at: dates.datetime) -> ir.Value:
+def moment_like(time: ir.Value, at: dates.datetime) -> ir.Value:
     """A naive UTC moment as a value of the time's own type."""
     if time.type().is_date():
         return ibis.date(at.date())
@@ -255,7 +255,7 @@ def _period(table: ir.Table, source: Metric) -> ir.TimestampValue:
 def is_timeless(time: ir.Value) -> ir.BooleanValue:
     """NULL, or outside of the years that a date can have: DuckDB stores even 'infinity' as a time."""
     time = _filterable(time)
-    return time.isnull() | (time < _moment_like(time, _FIRST_DAY)) | (time > _moment_like(time, _LAST_DAY))
+    return time.isnull() | (time < moment_like(time, _FIRST_DAY)) | (time > moment_like(time, _LAST_DAY))
 
 
 def _texts(table: ir.Table, source: Metric) -> dict[str, ir.StringValue]:

@@ -12,16 +12,19 @@ from typing import Any, NamedTuple
 import ibis.expr.types as ir
 import numpy as np
 import pyarrow as pa
+from sqlglot import exp
 
 from segwatch.core.schema import ARROW_TYPES, Column, TableSchema
 from segwatch.core.window import Window
 from segwatch.errors import DataError
 from segwatch.settings import Metric
+from segwatch.warehouses import asked as ask
 from segwatch.warehouses import calendar, query
+from segwatch.warehouses.asked import Asked, Figure, Order
 from segwatch.warehouses.base import FEATURES_PREFIX
-from segwatch.warehouses.checks import check_is_features, check_replaced, in_utc
+from segwatch.warehouses.checks import check_is_features, check_names, check_replaced, in_utc
 from segwatch.warehouses.mark import Mark, as_utc
-from segwatch.warehouses.sql import Dialect, Name, Query
+from segwatch.warehouses.sql import Dialect, Name, Query, numbered
 
 _LISTED = 20
 
@@ -186,19 +189,50 @@ class RelationalWarehouse(ABC):
                 self._execute(removal.text, removal.values)
                 return self._change(self._sql.insert_from(target, stage, rows.column_names))
 
-    def predictions(self, table: str, metric: str, window: Window, key: str = "segment_id") -> pa.Table:
+    def predictions(self, table: str, metric: str, window: Window) -> pa.Table:
         """See Warehouse."""
         start, end = window.as_datetimes()
-        order = ["ts", key]
+        order = ["ts", "segment_id"]
         with self._reading():
-            found = self._predictions_table(table, key)
+            found = self._predictions_table(table)
             rows = self._fetch(self._sql.select_predictions(found, metric, start, end, order))
         return query.in_order(rows.cast(in_utc(rows.schema)), order)
+
+    def asked_rows(
+        self,
+        asked: Asked,
+        columns: Sequence[str] = (),
+        order: Sequence[Order] = (),
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> pa.Table:
+        """See Warehouse."""
+        with self._reading():
+            table = self._asked_table(asked, [*columns, *(one.column for one in order)])
+            rows = self._ask(ask.rows(table, asked, columns, order, limit, offset), asked)
+        return ask.in_order(rows.cast(in_utc(rows.schema)), order)
+
+    def prediction_sums(self, asked: Asked, by: Sequence[str], figures: Sequence[Figure]) -> pa.Table:
+        """See Warehouse."""
+        with self._reading():
+            table = self._asked_table(asked, [*by, *ask.columns_of(figures)])
+            rows = self._ask(ask.sums(table, asked, by, figures), asked)
+        return rows.cast(in_utc(rows.schema))
+
+    def _asked_table(self, asked: Asked, columns: Iterable[str]) -> ir.Table:
+        name = self._need(asked.table, ask.ABSENT).name
+        held = self._columns(name)
+        check_names(asked.table, held.names, [*asked.columns, *columns], self._place)
+        return self._bind(held, name)
+
+    def _ask(self, expression: ir.Table, asked: Asked) -> pa.Table:
+        tree, values = ask.parameterised(self._tree(expression), asked, numbered)
+        return self._fetch(Query(tree.sql(dialect=self._sql.name), values))
 
     def prediction_span(self, table: str, metric: str) -> tuple[np.datetime64, np.datetime64] | None:
         """See Warehouse."""
         with self._reading():
-            found = self._fetch(self._sql.select_prediction_span(self._predictions_table(table, "ts"), metric))
+            found = self._fetch(self._sql.select_prediction_span(self._predictions_table(table), metric))
         first, last = (column.to_numpy()[0] for column in found.columns)
         return None if np.isnat(first) else (first, last)
 
@@ -229,6 +263,10 @@ class RelationalWarehouse(ABC):
     @abstractmethod
     def _run(self, expression: Any) -> pa.Table:
         """The rows of an ibis expression."""
+
+    @abstractmethod
+    def _tree(self, expression: Any) -> exp.Expression:
+        """The statement that an ibis expression is."""
 
     @abstractmethod
     def _stream(self, expression: Any) -> Iterator[pa.Table]:
@@ -295,16 +333,11 @@ class RelationalWarehouse(ABC):
         return found.name
 
     def _check_columns(self, name: Name, columns: Iterable[str]) -> None:
-        held = self._columns(name).names
-        for column in columns:
-            if column not in held:
-                raise DataError(
-                    f"table {str(name)!r} in {self._place} has no column {column!r}; it has {', '.join(held)}"
-                )
+        check_names(str(name), self._columns(name).names, columns, self._place)
 
-    def _predictions_table(self, table: str, key: str) -> Name:
+    def _predictions_table(self, table: str) -> Name:
         name = self._need(table).name
-        self._check_columns(name, ["metric", "ts", key])
+        self._check_columns(name, ["metric", "ts", "segment_id"])
         return name
 
     def _metric_table(self, source: Metric) -> ir.Table:

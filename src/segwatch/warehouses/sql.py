@@ -110,7 +110,7 @@ class Dialect:
         where, values = _prediction_filter(metric, start, end)
         for dimension, wanted in selection.items():
             texts = sorted(wanted)
-            where.append(_column(dimension).isin(*(_parameter(len(values) + n) for n in range(1, len(texts) + 1))))
+            where.append(_column(dimension).isin(*(numbered(len(values) + n) for n in range(1, len(texts) + 1))))
             values.extend(texts)
         return Query(self._render(exp.delete(table(name)).where(exp.and_(*where))), values)
 
@@ -121,7 +121,7 @@ class Dialect:
 
     def select_prediction_span(self, name: Name, metric: str) -> Query:
         ends = [exp.Min(this=_column("ts")), exp.Max(this=_column("ts"))]
-        where = _column("metric").eq(_parameter(1))
+        where = _column("metric").eq(numbered(1))
         return Query(self._render(exp.select(*ends).from_(table(name)).where(where)), [metric])
 
     def _same(self, old: exp.Expression, new: exp.Expression) -> exp.Expression:
@@ -154,9 +154,9 @@ def table(name: Name) -> exp.Table:
 
 def _prediction_filter(metric: str, start: Any, end: Any) -> tuple[list[exp.Expression], list[Any]]:
     where = [
-        _column("metric").eq(_parameter(1)),
-        _column("ts") >= _parameter(2),
-        _column("ts") < _parameter(3),
+        _column("metric").eq(numbered(1)),
+        _column("ts") >= numbered(2),
+        _column("ts") < numbered(3),
     ]
     return where, [metric, start, end]
 
@@ -170,5 +170,6 @@ def _column(name: str, of: str | None = None) -> exp.Column:
     return exp.column(name, table=of, quoted=True)
 
 
-def _parameter(number: int) -> exp.Parameter:
+def numbered(number: int) -> exp.Parameter:
+    """The parameter that holds the value of that number, from 1."""
     return exp.Parameter(this=exp.Literal.number(number))
