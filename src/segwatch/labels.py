@@ -76,9 +76,7 @@ def _row(one: Label, metric_name: str, dimensions: Sequence[str]) -> dict[str, o
 def _label(row: Mapping[str, Any], metric: Metric) -> Label:
     """Inverse of `_row`. Values of a dimension that the metric no longer has are any."""
     named = json.loads(row["dimensions"])
-    first, last = (
-        np.datetime64(row[name].replace(tzinfo=None), unit(metric.grain)) for name in ("first_ts", "last_ts")
-    )
+    first, last = (period_of(row[name], metric.grain) for name in ("first_ts", "last_ts"))
     return Label(
         id=row["label_id"],
         said=row["label"],

@@ -12,7 +12,6 @@ import urllib.parse
 import urllib.request
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -21,14 +20,15 @@ import uvicorn
 
 from segwatch.core.segment import level, segment_id
 from segwatch.core.window import Window, length
-from segwatch.data import backtests_schema
+from segwatch.data import audit_schema, backtests_schema, incident_labels_schema
 from segwatch.incidents import incidents_table, update_incidents
-from segwatch.settings import load_settings
+from segwatch.settings import Settings, load_settings
 from segwatch.steps import predictions_table
 from segwatch.ui.app import application
 from segwatch.ui.guard import Access
 from segwatch.ui.visit import Project
 from segwatch.warehouses import open_warehouse
+from segwatch.warehouses.asked import Asked, Order
 
 NOW = dt.datetime(2026, 11, 24, 6, tzinfo=dt.UTC)
 LAST = np.datetime64("2026-11-23")
@@ -108,6 +108,8 @@ def predict(folder, name="users", segments=SEGMENTS, periods=40, last=LAST, spec
     warehouse.create_table("predictions", predictions_table(settings.dimensions))
     warehouse.create_table("incidents", incidents_table(settings.dimensions))
     warehouse.create_table("backtests", backtests_schema())
+    warehouse.create_table("labels", incident_labels_schema())
+    warehouse.create_table("audit", audit_schema())
     window = Window(times[0], times[-1] + length(1, grain), grain)
     warehouse.replace_predictions("predictions", name, window, table, {})
     update_incidents(warehouse, "incidents", name, metric, window, table)
@@ -226,15 +228,43 @@ class Seen:
         self.failures.append(message)
 
 
+@dataclass
+class Served:
+    """A page that is served: a client of it, and what it was told to observe."""
+
+    client: Client
+    settings: Settings
+    seen: Seen
+
+    @property
+    def url(self):
+        return self.client.url
+
+    def held(self, table):
+        """The rows of a table of the project."""
+        warehouse = open_warehouse(self.settings.target(None).warehouse)
+        window = Window(np.datetime64("1970-01-01"), np.datetime64("2100-01-01"))
+        try:
+            return warehouse.asked_rows(Asked(table, "users", window), order=[Order("ts")]).to_pylist()
+        finally:
+            warehouse.close()
+
+    @property
+    def audited(self):
+        """Who did what, in the order of time."""
+        return [(row["author"], row["action"], row["subject"], row["detail"]) for row in self.held("audit")]
+
+
 @pytest.fixture
 def serve():
-    """Serves the page of a folder's project; returns a client, and what was audited and observed."""
+    """Serves the page of a folder's project."""
     running = []
 
     def start(folder, access=None, now=NOW):
-        audited, seen = [], Seen()
+        seen = Seen()
         settings = load_settings(folder / "segwatch.toml").for_target(None)
-        project = Project(settings, lambda: now, lambda *done: audited.append(done))
+        ticks = itertools.count()
+        project = Project(settings, lambda: now + dt.timedelta(microseconds=next(ticks)))
         app = application(project, access or Access(default_name="ann"), seen)
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off", ws="none"))
         listener = socket.create_server(("127.0.0.1", 0))
@@ -246,7 +276,7 @@ def serve():
             assert time.monotonic() < deadline
             time.sleep(0.01)
         client = Client(f"http://127.0.0.1:{listener.getsockname()[1]}")
-        return SimpleNamespace(client=client, audited=audited, seen=seen, url=client.url)
+        return Served(client, settings, seen)
 
     yield start
     for server, thread, listener, seen in running:

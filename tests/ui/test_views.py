@@ -407,8 +407,8 @@ def test_versions_are_listed_promoted_and_rolled_back_and_all_is_audited(version
     done = ask.post("/actions/rollback", {"form_token": reply.form_token})
     assert done.status == 303 and registry.resolve("segwatch-users").version == "3"
     assert page.audited == [
-        ("ann", "promote", "segwatch-users version 1", "in place of version 3"),
-        ("ann", "rollback", "segwatch-users version 3", "in place of version 1"),
+        ("ann", "promote", "version 1", "champion before: 3"),
+        ("ann", "rollback", "version 3", "champion before: 1"),
     ]
 
 
@@ -420,7 +420,7 @@ def test_a_version_that_is_not_there_is_told_and_nothing_changes(versions, serve
         reply = page.client.post("/actions/promote", {"form_token": token, "version": version})
         assert reply.status == 409, version
     assert registry.resolve("segwatch-users").version == "3" and page.audited == []
-    assert page.client.post("/actions/label", {"form_token": token}).status == 404
+    assert page.client.post("/actions/delete", {"form_token": token}).status == 404
 
 
 def test_times_do_not_depend_on_rows_of_other_metrics(tmp_path, serve):

@@ -5,15 +5,12 @@ from __future__ import annotations
 import datetime as dt
 import getpass
 import secrets
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from segwatch.cli.session import LogFormat, Session
 from segwatch.errors import SettingsError
-
-if TYPE_CHECKING:
-    from segwatch.ui.visit import Audit
 
 
 def ui(
@@ -58,7 +55,7 @@ def ui(
     observer = (JsonServingObserver if session.log_format is LogFormat.json else TextServingObserver)(
         lambda _, **rows: session.say("ui", **rows)
     )
-    serve(host, port, Project(settings, lambda: dt.datetime.now(dt.UTC), _logged(session)), access, observer)
+    serve(host, port, Project(settings, lambda: dt.datetime.now(dt.UTC)), access, observer)
 
 
 def _user() -> str:
@@ -67,12 +64,3 @@ def _user() -> str:
         return getpass.getuser()
     except (OSError, KeyError, ImportError):
         return ""
-
-
-def _logged(session: Session) -> Audit:
-    """Says who did what on standard error."""
-
-    def audit(by: str, action: str, subject: str, detail: str) -> None:
-        session.say("done", by=by, action=action, subject=subject, detail=detail)
-
-    return audit

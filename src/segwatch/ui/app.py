@@ -25,6 +25,7 @@ from segwatch.ui.drill import drill
 from segwatch.ui.guard import NAME_COOKIE, Access, Refused, protect
 from segwatch.ui.health import health
 from segwatch.ui.incidents import incident, incidents
+from segwatch.ui.labels import audit, label, snooze
 from segwatch.ui.models import models, promote, rollback
 from segwatch.ui.runs import backtests, runs
 from segwatch.ui.segments import segment, segments
@@ -36,7 +37,7 @@ Action = Callable[[Visit, str, Mapping[str, str]], str]
 """Something done by a person with the fields of a form; the address to go to afterwards."""
 
 PAGES = {"/": "Incidents", "/segments": "Segments", "/drill": "Drill down", "/models": "Models", "/runs": "Runs",
-         "/backtest": "Backtests", "/health": "Health"}  # fmt: skip
+         "/backtest": "Backtests", "/health": "Health", "/audit": "Audit"}  # fmt: skip
 VIEWS: Mapping[str, View] = {
     "/": incidents,
     "/incidents/{id}": incident,
@@ -47,10 +48,13 @@ VIEWS: Mapping[str, View] = {
     "/runs": runs,
     "/backtest": backtests,
     "/health": health,
+    "/audit": audit,
 }
 ACTIONS: Mapping[str, Action] = {
     "promote": lambda visit, by, form: promote(visit, by, form.get("version", "")),
     "rollback": lambda visit, by, form: rollback(visit, by),  # noqa: ARG005
+    "label": label,
+    "snooze": snooze,
 }
 """What is done by a POST to /actions/NAME, once it is known who asks and from where."""
 

@@ -17,6 +17,7 @@ from segwatch.report import text
 from segwatch.ui import words
 from segwatch.ui.charts import CHARTED, Chart, chart_of, summed
 from segwatch.ui.guard import Refused
+from segwatch.ui.labels import CHOICES, labels_by_incident, said_of
 from segwatch.ui.visit import PERIODS, Visit
 from segwatch.warehouses.asked import Asked, Cell, Order, words_of
 
@@ -65,10 +66,12 @@ def incidents(visit: Visit) -> tuple[str, dict[str, Any]]:
     page = visit.number("page", 1)
     rows = ranked.slice((page - 1) * SHOWN, SHOWN).to_pylist()
     latest = _latest(visit)
+    labels = labels_by_incident(visit)
     sparks = _sparks(visit, rows, latest["n_segments"])
     for row in rows:
         row["said"] = words.sentence(row, grain)
         row["spark"] = sparks.get(row["incident_id"])
+        row["labels"] = [said_of(one)["said"] for one in labels.get(row["incident_id"], ())]
         row["is_open"] = row["status"] != "resolved"
         row["link"] = visit.link(f"/incidents/{row['incident_id']}")
     return "incidents.html", {
@@ -175,6 +178,7 @@ def incident(visit: Visit) -> tuple[str, dict[str, Any]]:
     periods = [row for row in said.to_pylist() if row["status"] != "resolved"]
     grain = visit.metric.grain
     day = visit.period("day", _period(visit, one["worst_ts"]))
+    labels = labels_by_incident(visit).get(id_, [])
     segments = _segments(visit, values, day, one["direction"])
     return "incident.html", {
         "title": visit.cause_of(one),
@@ -185,6 +189,9 @@ def incident(visit: Visit) -> tuple[str, dict[str, Any]]:
         "day": day,
         "chart": _chart(visit, one, values),
         "segments": segments,
+        "labels": [said_of(label) for label in labels],
+        "is_labelled": any(label.said != "snooze" for label in labels),
+        "choices": CHOICES,
         "is_segment": one["level"] == visit.metric.level,
         "drill": visit.link_to("/drill", values, day=text.stamp(day, grain)),
         "segment": visit.link(f"/segments/{one['segment_id']}"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from segwatch import actions
 from segwatch.errors import ModelError
 from segwatch.registries import ModelVersion
 from segwatch.registries.base import CHAMPION
@@ -57,24 +58,11 @@ def _figure(name: str, value: float | None) -> str:
 
 def promote(visit: Visit, by: str, version: str) -> str:
     """The version is the champion; where to go then. Raises ModelError if there is no such version."""
-    name = model_name(visit.metric_name)
-    before = _champion(visit, name)
-    made = visit.project.registry().promote(name, version)
-    visit.project.audit(by, "promote", f"{name} version {made.version}", f"in place of {before}")
+    made = actions.promote(visit.run, version, by)
     return visit.link("/models", done=f"Version {made.version} is the champion.")
 
 
 def rollback(visit: Visit, by: str) -> str:
     """The champion before it is the champion again; where to go then. Raises ModelError if there was none."""
-    name = model_name(visit.metric_name)
-    before = _champion(visit, name)
-    made = visit.project.registry().rollback(name)
-    visit.project.audit(by, "rollback", f"{name} version {made.version}", f"in place of {before}")
+    made = actions.rollback(visit.run, by)
     return visit.link("/models", done=f"Version {made.version} is the champion again.")
-
-
-def _champion(visit: Visit, name: str) -> str:
-    try:
-        return f"version {visit.project.registry().resolve(name).version}"
-    except ModelError:
-        return "none"

@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import datetime as dt
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 import numpy as np
 from starlette.requests import Request
 
+from segwatch.console import QuietObserver
 from segwatch.core.segment import level
 from segwatch.core.window import Window, length, parse_time, unit
 from segwatch.errors import DataError
 from segwatch.registries import ModelRegistry, open_registry
+from segwatch.run import Run
 from segwatch.settings import Google, Metric, Settings
 from segwatch.ui import words
 from segwatch.ui.guard import Refused
 from segwatch.warehouses import Warehouse, open_reader, open_warehouse
 from segwatch.warehouses.asked import Asked, Cell
-
-Audit = Callable[[str, str, str, str], None]
-"""Is told who did what to what: by, action, subject, detail."""
 
 PERIODS = 60
 """Periods that charts and lists go back unless more are asked for."""
@@ -62,7 +63,6 @@ class Project:
 
     settings: Settings
     clock: Callable[[], dt.datetime]
-    audit: Audit
     turns: Turns = field(default_factory=Turns)
     values: dict[tuple[str, np.datetime64], Mapping[str, list[str]]] = field(default_factory=dict)
 
@@ -100,6 +100,21 @@ class Visit:
     metric: Metric
     warehouse: Warehouse
     now: dt.datetime
+
+    @property
+    def run(self) -> Run:
+        """The visit as a run, which is what people act by."""
+        return Run(
+            f"ui_{secrets.token_hex(6)}",
+            self.now,
+            self.metric_name,
+            self.metric,
+            self.warehouse,
+            self.project.registry(),
+            self.project.settings,
+            Path(),
+            QuietObserver(),
+        )
 
     @property
     def dimensions(self) -> tuple[str, ...]:
