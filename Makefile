@@ -4,6 +4,7 @@ DEMO     ?= demo
 SETTINGS ?= segwatch.toml
 TARGET   ?= dev
 AS_OF    ?=
+PORT     ?= 8090
 SEGMENTS ?= 27
 DAYS     ?= 1000
 SEED     ?= 7
@@ -26,6 +27,8 @@ export TMPDIR := $(abspath $(VENV))/tmp
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 SEGWATCH := $(BIN)/segwatch --settings $(SETTINGS) --target $(TARGET)
 AS_OF_OPTION := $(if $(AS_OF),--as-of $(AS_OF))
+# What the page is of.
+SHOWN = $(firstword $(wildcard $(SETTINGS) $(DEMO)/segwatch.toml))
 # prod needs Google's libraries too.
 INSTALLED := $(VENV)/installed-$(if $(filter prod,$(TARGET)),cloud,base)
 
@@ -46,12 +49,12 @@ IMAGE_SOURCES := Dockerfile .dockerignore pyproject.toml setup.py constraints.tx
 INFRA_VARIABLES := -var project_id=$(PROJECT_ID) -var bucket_name=$(BUCKET_NAME) -var region=$(REGION)
 needs = $(foreach name,PROJECT_ID BUCKET_NAME,$(if $($(name)),,$(error $(name) is empty: make $(MAKECMDGOALS) TARGET=$(TARGET) PROJECT_ID=my-project BUCKET_NAME=my-bucket ENV=dev)))$(if $(wildcard infra/envs/$(ENV)/main.tf),,$(error ENV is $(ENV), it must be dev, test or prod))$(if $(shell command -v $(1) 2>/dev/null),,$(error $(1) is not installed: install it or name it with $(2)=))
 
-.PHONY: help demo test check infra-check format create data train infer run report destroy clean
+.PHONY: help demo test check infra-check format create data train infer run report ui destroy clean
 .PHONY: cloud-ready infra-init infra-plan infra-apply infra-destroy image docs-drawing
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
-	@echo; echo "Variables: VENV DEMO SETTINGS TARGET AS_OF SEGMENTS DAYS SEED PROJECT_ID BUCKET_NAME ENV REGION PYTEST_OPTIONS"
+	@echo; echo "Variables: VENV DEMO SETTINGS TARGET AS_OF PORT SEGMENTS DAYS SEED PROJECT_ID BUCKET_NAME ENV REGION PYTEST_OPTIONS"
 
 NATIVE := setup.py $(wildcard src/segwatch/core/native/*)
 
@@ -59,7 +62,7 @@ $(VENV)/installed-base: pyproject.toml constraints.txt $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.exit("segwatch needs Python 3.11 to 3.13, " + sys.executable + " is " + sys.version.split()[0] + ": set PYTHON=") if not (3, 11) <= sys.version_info[:2] <= (3, 13) else 0'
 	$(PYTHON) -m venv $(VENV)
 	@mkdir -p $(TMPDIR)
-	$(BIN)/pip install --quiet --no-cache-dir -c constraints.txt -e .
+	$(BIN)/pip install --quiet --no-cache-dir -c constraints.txt -e '.[ui]'
 	@touch $@
 
 $(VENV)/installed-cloud: $(VENV)/installed-base
@@ -139,6 +142,10 @@ run: $(INSTALLED) | $(SETTINGS) ## The daily job: train if due, then score
 
 report: $(INSTALLED) | $(SETTINGS) ## Write segwatch-report.html
 	$(SEGWATCH) report
+
+ui: $(INSTALLED) ## Show the live page of SETTINGS, or of the demo where that file is missing, on PORT
+	$(if $(SHOWN),,$(error there is no $(SETTINGS) and no $(DEMO)/segwatch.toml: make demo, or make create))
+	@$(BIN)/segwatch --settings $(SHOWN) --target $(TARGET) ui --port $(PORT)
 
 ifeq ($(TARGET),prod)
 destroy: cloud-ready $(INSTALLED) | $(SETTINGS)

@@ -21,7 +21,8 @@ def main(folder: Path) -> None:
     segwatch(folder, "train", "--as-of", split)
     segwatch(folder, "infer", "--start", split, "--end", str(today))
     segwatch(folder, "report")
-    print(f"\nDone in {time.monotonic() - start:.0f} s. Open {folder.absolute() / 'segwatch-report.html'}")
+    print(f"\nDone in {time.monotonic() - start:.0f} s. Open {folder.absolute() / 'segwatch-report.html'},")
+    print("or `make ui` and http://127.0.0.1:8090: what broke, and where.")
 
 
 def segwatch(folder: Path, *arguments: str) -> None:

@@ -1469,6 +1469,14 @@ def test_rows_are_asked_for_by_values_whatever_they_hold(predicted: Warehouse) -
     either = replace(other, among={"country_code": frozenset({None, "it"}), "platform": frozenset({"web"})})
     assert predicted.asked_rows(either).num_rows == 6
     assert predicted.asked_rows(replace(other, without={"platform": "web"})).num_rows == 0
+    some = [
+        {"country_code": frozenset({ODD[1]}), "platform": frozenset({"ios"})},
+        {"country_code": frozenset({ODD[2]})},
+    ]
+    day = Asked(
+        "predictions", "users", window("2024-01-02", "2024-01-03"), either=(*some, {"country_code": frozenset()})
+    )
+    assert sorted(countries(predicted.asked_rows(day))) == sorted(ODD[1:3])
     flagged = Asked("predictions", "users", JANUARY, {"is_anomaly": frozenset({True})})
     assert countries(predicted.asked_rows(flagged)) == ["it"] * 3
 

@@ -27,6 +27,8 @@ def test_without_a_compiler_the_installation_succeeds_and_says_what_is_missing(t
     )
     assert done.returncode == 0, done.stderr
     assert not list(target.rglob("*.so")) and (target / "segwatch" / "report" / "page.html").exists()
+    for name in ("report/palette.css", "ui/templates/base.html", "ui/static/page.css", "data/backtests_schema.json"):
+        assert (target / "segwatch" / name).exists()
     program = "from segwatch.core import compiled, solver; print(solver.instruction_sets(), compiled.notice())"
     said = subprocess.run(
         [sys.executable, "-c", program],

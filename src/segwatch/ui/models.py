@@ -15,9 +15,9 @@ from segwatch.ui.visit import Visit
 _FIGURES = {
     "segments_ok": "fitted",
     "alert_rate": "alert rate",
-    "recall_drop_30": "drops of 30 % found",
-    "recall_drop_60": "drops of 60 % found",
-    "recall_spike_60": "rises of 60 % found",
+    "recall_drop_30": "drops of 30\N{NO-BREAK SPACE}% found",
+    "recall_drop_60": "drops of 60\N{NO-BREAK SPACE}% found",
+    "recall_spike_60": "rises of 60\N{NO-BREAK SPACE}% found",
 }
 
 

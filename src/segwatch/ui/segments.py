@@ -9,10 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
-from segwatch.core.segment import level, segment_id
+from segwatch.core.segment import level
 from segwatch.core.window import Window, length
 from segwatch.report import text
 from segwatch.ui import words
@@ -37,12 +35,11 @@ _ORDERS = {
 
 def segments(visit: Visit) -> tuple[str, dict[str, Any]]:
     """The segments of a period, searched, filtered and ordered by the warehouse."""
-    grain = visit.metric.grain
     day = visit.period("day", visit.last)
     kind = visit.choice("kind", "segments", "rollups", "all")
     status, flagged = visit.choice("status", "", *STATUSES), visit.choice("flagged", "", "yes")
     order, page = visit.choice("order", *_ORDERS), visit.number("page", 1, 100_000)
-    asked = _asked(visit, Window(day, day + length(1, grain), grain), kind, status, flagged)
+    asked = _asked(visit, _day(visit, day), kind, status, flagged)
     columns = (*visit.dimensions, *_LISTED)
     rows = visit.warehouse.asked_rows(asked, columns, _ORDERS[order], SHOWN, (page - 1) * SHOWN).to_pylist()
     sums = visit.warehouse.prediction_sums(asked, (), ("n_rows", "n_anomalies")).to_pylist()[0]
@@ -108,8 +105,7 @@ def segment(visit: Visit) -> tuple[str, dict[str, Any]]:
         "flagged": flagged,
         "day": day,
         "share": words.share_of(latest["impact"], latest["expected"]),
-        "parents": _parents(visit, values, day),
-        "others": _others(visit, values, day),
+        **_around(visit, values, day),
         "children": _children(visit, chosen, day) if None in values else [],
         "drill": visit.link_to("/drill", chosen, day=text.stamp(day, grain)),
     }
@@ -142,48 +138,53 @@ def _flagged(row: dict[str, Any], grain: str) -> dict[str, Any]:
     return row
 
 
-def _parents(visit: Visit, values: Sequence[str | None], day: np.datetime64) -> list[dict[str, Any]]:
-    """The watched sums that hold the segment: the total, and those of one of its values."""
-    names = visit.dimensions
-    held = [tuple(v if i == kept else None for i, v in enumerate(values)) for kept in range(len(names))]
-    sums = {one for one in (*held, (None,) * len(names)) if one != tuple(values)}
-    levels = frozenset[Cell](level(names, one) for one in sums)
-    if not levels:
+def _around(visit: Visit, values: Sequence[str | None], day: np.datetime64) -> dict[str, Any]:
+    """The watched sums that hold a segment, and those that differ from it in one dimension alone, by the dimension.
+
+    Those that changed most come first.
+    """
+    names, own_level = visit.dimensions, level(visit.dimensions, values)
+    known = {name: value for name, value in zip(names, values, strict=True) if value is not None}
+    if len(known) < 2:
+        # All of its kind differ from it in its one dimension: too many to read.
+        parents, others = ([_exactly(visit, {})] if known else []), [_kind(own_level, {})] if known else []
+        rows = [*_of_day(visit, day, parents, None), *_of_day(visit, day, others, RELATIVES + 1)]
+    else:
+        parents = [_exactly(visit, one) for one in ({}, *({name: value} for name, value in known.items()))]
+        others = [_kind(own_level, {n: v for n, v in known.items() if n != name}) for name in known]
+        rows = _of_day(visit, day, [*parents, *others], None)
+    held_by = sorted((row for row in rows if row["level"] != own_level), key=lambda row: str(row["level"]))
+    beside = {
+        name: [row for row in rows if row["level"] == own_level and row[name] != known[name]][:RELATIVES]
+        for name in known
+    }
+    return {"parents": held_by, "others": [{"dimension": n, "rows": found} for n, found in beside.items() if found]}
+
+
+def _of_day(
+    visit: Visit, day: np.datetime64, either: Sequence[Mapping[str, frozenset[Cell]]], limit: int | None
+) -> list[dict[str, Any]]:
+    if not either:
         return []
-    ids = pa.array([segment_id(names, one) for one in sums])
-    found = _of_day(visit, day, {"level": levels}, None)
-    held_by = found.filter(pc.is_in(found["segment_id"], ids)).sort_by("level").to_pylist()
-    return [_named(visit, row) for row in held_by]
+    asked = replace(visit.asked(_day(visit, day)), either=tuple(either))
+    rows = visit.warehouse.asked_rows(asked, (*visit.dimensions, *_LISTED), _ORDERS["impact"], limit)
+    return [_named(visit, row) for row in rows.to_pylist()]
 
 
-def _others(visit: Visit, values: Sequence[str | None], day: np.datetime64) -> list[dict[str, Any]]:
-    """Segments that differ from it in one dimension alone, by the dimension; those that changed most first."""
-    own = segment_id(visit.dimensions, values)
-    found = []
-    for at, name in enumerate(visit.dimensions):
-        if values[at] is None:
-            continue
-        same = {
-            other: frozenset[Cell]({value})
-            for i, (other, value) in enumerate(zip(visit.dimensions, values, strict=True))
-            if i != at and value is not None
-        }
-        same["level"] = frozenset({level(visit.dimensions, values)})
-        rows = _of_day(visit, day, same, RELATIVES + 1).to_pylist()
-        rows = [_named(visit, row) for row in rows if row["segment_id"] != own][:RELATIVES]
-        if rows:
-            found.append({"dimension": name, "rows": rows})
-    return found
+def _exactly(visit: Visit, values: Mapping[str, str]) -> dict[str, frozenset[Cell]]:
+    """A roll-up of these values, as it is asked for."""
+    return _kind(level(visit.dimensions, [values.get(name) for name in visit.dimensions]), values)
+
+
+def _kind(of_level: str, values: Mapping[str, str]) -> dict[str, frozenset[Cell]]:
+    """Segments or roll-ups of a level with these values, as they are asked for."""
+    return {"level": frozenset({of_level}), **{name: frozenset({value}) for name, value in values.items()}}
 
 
 def _children(visit: Visit, chosen: Mapping[str, str], day: np.datetime64) -> list[dict[str, Any]]:
     """The segments of a roll-up that changed most."""
-    among = {name: frozenset[Cell]({value}) for name, value in chosen.items()}
-    rows = _of_day(visit, day, {**among, "level": frozenset({visit.metric.level})}, RELATIVES).to_pylist()
-    return [_named(visit, row) for row in rows]
+    return _of_day(visit, day, [_kind(visit.metric.level, chosen)], RELATIVES)
 
 
-def _of_day(visit: Visit, day: np.datetime64, among: Mapping[str, frozenset[Cell]], limit: int | None) -> pa.Table:
-    window = Window(day, day + length(1, visit.metric.grain), visit.metric.grain)
-    columns = (*visit.dimensions, *_LISTED)
-    return visit.warehouse.asked_rows(visit.asked_among(window, among), columns, _ORDERS["impact"], limit)
+def _day(visit: Visit, day: np.datetime64) -> Window:
+    return Window(day, day + length(1, visit.metric.grain), visit.metric.grain)

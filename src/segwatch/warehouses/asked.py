@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,7 +24,8 @@ class Asked:
     """Rows of a table: those of a metric in a Window that are as asked.
 
     among: wanted values by column, None for NULL; any where a column is not named. without: a value that a column must
-    not have. words: each of them is found, in either case, in one of the columns `searched`.
+    not have. either: where there are any, at least one of them holds too, each read as `among` is. words: each of them
+    is found, in either case, in one of the columns `searched`.
     """
 
     table: str
@@ -32,19 +33,22 @@ class Asked:
     window: Window
     among: Mapping[str, frozenset[Cell]] = field(default_factory=dict)
     without: Mapping[str, str] = field(default_factory=dict)
+    either: tuple[Mapping[str, frozenset[Cell]], ...] = ()
     words: tuple[str, ...] = ()
     searched: tuple[str, ...] = ()
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns that say which rows are asked for."""
-        return ("metric", "ts", *self.among, *self.without, *(self.searched if self.words else ()))
+        alternatives = (column for one in self.either for column in one)
+        return ("metric", "ts", *self.among, *self.without, *alternatives, *(self.searched if self.words else ()))
 
     @property
     def texts(self) -> frozenset[str]:
         """The values, which reach a database as parameters."""
-        wanted = (cell for cells in self.among.values() for cell in cells if isinstance(cell, str))
-        return frozenset([self.metric, *wanted, *self.without.values(), *(word.lower() for word in self.words)])
+        wanted = [cell for one in (self.among, *self.either) for cells in one.values() for cell in cells]
+        searched = (word.lower() for word in self.words)
+        return frozenset([self.metric, *(c for c in wanted if isinstance(c, str)), *self.without.values(), *searched])
 
 
 @dataclass(frozen=True)
@@ -126,14 +130,23 @@ def _is_asked(table: ir.Table, asked: Asked) -> ir.BooleanValue:
     start, end = asked.window.as_datetimes()
     ts = table["ts"]
     is_asked = (table["metric"] == asked.metric) & (ts >= moment_like(ts, start)) & (ts < moment_like(ts, end))
-    for column, wanted in asked.among.items():
-        is_asked &= _is_among(table[column], wanted)
+    is_asked &= _is_all(table, asked.among)
+    if asked.either:
+        is_asked &= _any([_is_all(table, one) for one in asked.either])
     for column, unwanted in asked.without.items():
         is_asked &= table[column] != unwanted
     for word in asked.words:
         is_found = [table[column].lower().contains(word.lower()) for column in asked.searched]
-        is_asked &= is_found[0] if len(is_found) == 1 else _any(is_found)
+        is_asked &= _any(is_found)
     return is_asked
+
+
+def _is_all(table: ir.Table, among: Mapping[str, frozenset[Cell]]) -> ir.BooleanValue:
+    """Whether every column has one of the values wanted of it; so it is where none is named."""
+    import ibis
+
+    conditions = [_is_among(table[column], wanted) for column, wanted in among.items()]
+    return ibis.and_(*conditions) if conditions else ibis.literal(True)
 
 
 def _is_among(column: ir.Value, wanted: frozenset[Cell]) -> ir.BooleanValue:
@@ -145,11 +158,10 @@ def _is_among(column: ir.Value, wanted: frozenset[Cell]) -> ir.BooleanValue:
     return column.isnull() | is_known if known else column.isnull()
 
 
-def _any(conditions: Sequence[Any]) -> Any:
-    found = conditions[0]
-    for condition in conditions[1:]:
-        found |= condition
-    return found
+def _any(conditions: Sequence[ir.BooleanValue]) -> ir.BooleanValue:
+    import ibis
+
+    return ibis.or_(*conditions)
 
 
 def parameterised(
