@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +17,9 @@ from segwatch.core.injection import Found
 from segwatch.core.panel import Segments
 from segwatch.core.schema import TableSchema
 from segwatch.core.segment import Selection
-from segwatch.core.window import Grain, Window, unit
+from segwatch.core.window import Grain, Window, period_of
 from segwatch.data import detectability_schema
+from segwatch.warehouses.asked import Asked, Order
 from segwatch.warehouses.base import Warehouse
 
 EVER = Window(np.datetime64("1970-01-01"), np.datetime64("2200-01-01"))
@@ -62,16 +64,19 @@ def keep(
     return warehouse.replace_predictions(table, metric_name, EVER, pa.Table.from_pylist(rows, schema=schema), selection)
 
 
-def detectable_of(warehouse: Warehouse, table: str, metric_name: str, grain: Grain) -> dict[str, Detectable]:
-    """What is known of each segment of a metric, by its id; nothing where there is no table."""
+def detectable_of(
+    warehouse: Warehouse, table: str, metric_name: str, grain: Grain, segment_id: str
+) -> Detectable | None:
+    """What is known of a segment; None where it was not evaluated, or there is no table."""
     if warehouse.table_schema(table) is None:
-        return {}
-    rows = warehouse.predictions(table, metric_name, EVER)
-    columns = (rows[name].to_pylist() for name in ("segment_id", "smallest_drop", "smallest_rise", "ts"))
-    return {
-        id_: Detectable(_share(drop), _share(rise), np.datetime64(ts.replace(tzinfo=None), unit(grain)))
-        for id_, drop, rise, ts in zip(*columns, strict=True)
-    }
+        return None
+    asked = Asked(table, metric_name, EVER, {"segment_id": frozenset({segment_id})})
+    rows = warehouse.asked_rows(asked, order=[Order("ts", "down")], limit=1)
+    return next((_detectable(row, grain) for row in rows.to_pylist()), None)
+
+
+def _detectable(row: Mapping[str, Any], grain: Grain) -> Detectable:
+    return Detectable(_share(row["smallest_drop"]), _share(row["smallest_rise"]), period_of(row["ts"], grain))
 
 
 def _share(share: float | None) -> float:

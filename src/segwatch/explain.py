@@ -43,8 +43,9 @@ def explain(run: Run, segment: str, at: str, room: Path, n_similar: int = SIMILA
     scored = ScoredPeriod(run.metric_name, run.metric, rows)
     place = scored.find(segment)
     scored = replace(scored, incidents=_incidents(run, window))
-    known = detectable_of(run.warehouse, run.settings.detectability_table, run.metric_name, run.metric.grain)
-    told = scored.explanation(place, known.get(rows["segment_id"][place].as_py()))
+    id_ = rows["segment_id"][place].as_py()
+    table = run.settings.detectability_table
+    told = scored.explanation(place, detectable_of(run.warehouse, table, run.metric_name, run.metric.grain, id_))
     is_known = told.verdict == "unscored" or (told.parts and not n_similar)
     return told if is_known else _with_model(run, told, room, n_similar)
 

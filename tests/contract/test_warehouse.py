@@ -1303,14 +1303,14 @@ def test_the_last_evaluation_replaces_whatever_was_known_of_a_metric(warehouse: 
     assert keep("orders", "2023-05-01", found) == keep("users", "2024-01-01", found) == 4
     assert keep("users", "2024-02-01", found) == 4
     assert keep("users", "2024-01-20", found[:2], country_code=frozenset({"it"})) == 2
-    known = detectability.detectable_of(warehouse, "found", "users", "day")
-    assert [str(known[id_].as_of) for id_ in segments.ids] == ["2024-01-20"] * 2 + ["2024-02-01"] * 2
-    assert math.isnan(known[segments.ids[0]].smallest_drop) and math.isnan(known[segments.ids[3]].smallest_rise)
-    assert known[segments.ids[3]].smallest_drop == 0.1 * 3
-    assert {str(one.as_of) for one in detectability.detectable_of(warehouse, "found", "orders", "day").values()} == {
-        "2023-05-01"
-    }
-    assert detectability.detectable_of(warehouse, "absent", "users", "day") == {}
+    known = [detectability.detectable_of(warehouse, "found", "users", "day", id_) for id_ in segments.ids]
+    assert [str(one.as_of) for one in known] == ["2024-01-20"] * 2 + ["2024-02-01"] * 2
+    assert math.isnan(known[0].smallest_drop) and math.isnan(known[3].smallest_rise)
+    assert known[3].smallest_drop == 0.1 * 3
+    of_orders = [detectability.detectable_of(warehouse, "found", "orders", "day", id_) for id_ in segments.ids]
+    assert {str(one.as_of) for one in of_orders} == {"2023-05-01"}
+    assert detectability.detectable_of(warehouse, "found", "users", "day", "unknown") is None
+    assert detectability.detectable_of(warehouse, "absent", "users", "day", segments.ids[0]) is None
 
 
 def test_what_an_alert_is_made_of_is_kept_as_text_and_no_text_as_null(warehouse: Warehouse) -> None:

@@ -38,6 +38,9 @@ def test_an_incident_is_labelled_and_the_label_is_shown_listed_audited_and_taken
     assert "<script>" not in shown.body
     [card] = [one for one in page.client.get("/").body.split("<li class=") if "platform ios" in one]
     assert '<span class="badge label">It was an anomaly</span>' in card
+    segment = next(one for one in shown.page.links("/segments/") if "ios" not in one)
+    said = page.client(segment).words
+    assert f"What people said It was an anomaly: */ios/*, {OUTAGE} (ann, " in said
     [row] = page.held("labels")
     assert (row["label"], row["author"], row["dimensions"]) == ("true", "ann", '{"platform": "ios"}')
     assert row["first_ts"] == row["last_ts"] and str(row["first_ts"].date()) == str(OUTAGE)

@@ -130,10 +130,22 @@ def test_an_alert_is_explained_where_the_table_says_what_made_it(tmp_path, serve
     predict(tmp_path, special=outage)
     with duckdb.connect(tmp_path / "segwatch.duckdb") as connection:
         connection.execute("ALTER TABLE predictions ADD COLUMN IF NOT EXISTS contributions VARCHAR")
-        parts = json.dumps([["long", 3.1, 0.25], ["z", 9.0, 0.75]])
+        parts = json.dumps([["z", 9.0, 0.75], ["long", 3.1, 0.25]])
         connection.execute("UPDATE predictions SET contributions = ? WHERE is_anomaly", [parts])
-    said = serve(tmp_path).client(f"/segments/{RISEN}").words
-    assert "the value itself 75 %, the last week together 25 %" in said
+    page = serve(tmp_path).client(f"/segments/{RISEN}")
+    because = "the value itself, higher than expected: 75 %; the last 7 days together, higher than expected: 25 %"
+    assert because in page.words
+    # In words, with its incident.
+    assert "fr/web/ads had 300 users on 2026-11-23 where 100 were expected (200 % more)." in page.words
+    assert "What sets it apart from a typical day: the value itself, higher than expected (75 %)" in page.words
+    assert len(page.links("/incidents/")) == 1
+
+
+def test_any_day_of_a_segment_is_told_in_words(ask):
+    page = ask(f"/segments/{RISEN}?day={OUTAGE}")
+    assert f"fr/web/ads had 100 users on {OUTAGE} where 100 were expected" in page.words
+    assert "It was not flagged" in page.words and not page.links("/incidents/")
+    assert "in words" not in ask(f"/segments/{RISEN}?day=2020-01-01").words
 
 
 def test_the_drill_down_goes_from_dimension_to_dimension_to_a_segment(ask):

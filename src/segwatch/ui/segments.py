@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from segwatch.core.segment import level
+from segwatch.core.explanation import from_json
+from segwatch.core.labels import Label
+from segwatch.core.segment import holds, level
 from segwatch.core.window import Window, length
+from segwatch.core.words import feature_words, sentences, shares
+from segwatch.detectability import detectable_of
+from segwatch.explanations import ScoredPeriod
+from segwatch.incidents import incidents_of
 from segwatch.report import text
+from segwatch.run import labels_of
 from segwatch.ui import words
 from segwatch.ui.charts import CHARTED, chart_of
 from segwatch.ui.guard import Refused
+from segwatch.ui.labels import said_of
 from segwatch.ui.visit import PERIODS, Visit
 from segwatch.warehouses.asked import Asked, Cell, Order, words_of
 
@@ -89,8 +98,9 @@ def segment(visit: Visit) -> tuple[str, dict[str, Any]]:
     latest = rows.slice(rows.num_rows - 1).to_pylist()[0]
     what = words.cause(visit.dimensions, values)
     chosen = {name: value for name, value in zip(visit.dimensions, values, strict=True) if value is not None}
-    flagged = [_flagged(row, grain) for row in reversed(rows.filter(rows["is_anomaly"]).to_pylist())]
-    day = words.as_time(latest["ts"]).astype(visit.last.dtype)
+    flagged = [_flagged(visit, row) for row in reversed(rows.filter(rows["is_anomaly"]).to_pylist())]
+    day = visit.period("day", words.as_time((flagged[0] if flagged else latest)["ts"]).astype(visit.last.dtype))
+    around = _around(visit, values, day)
     return "segment.html", {
         "title": words.named(values),
         "what": what,
@@ -105,7 +115,9 @@ def segment(visit: Visit) -> tuple[str, dict[str, Any]]:
         "flagged": flagged,
         "day": day,
         "share": words.share_of(latest["impact"], latest["expected"]),
-        **_around(visit, values, day),
+        **_told(visit, id_, day, around),
+        "labels": _labels(visit, values),
+        **_named_around(visit, values, around),
         "children": _children(visit, chosen, day) if None in values else [],
         "drill": visit.link_to("/drill", chosen, day=text.stamp(day, grain)),
     }
@@ -129,30 +141,67 @@ def _columns(visit: Visit) -> tuple[str, ...]:
     return (*CHARTED, "impact", "p_value", "status", "model_version", *explained)
 
 
-def _flagged(row: dict[str, Any], grain: str) -> dict[str, Any]:
+def _flagged(visit: Visit, row: dict[str, Any]) -> dict[str, Any]:
+    grain = visit.metric.grain
     row["share"] = words.share_of(row["impact"], row["expected"])
     row["why"] = [
-        {"name": words.feature(name, grain), "part": part}
-        for name, _, part in sorted(json.loads(row.get("contributions") or "[]"), key=lambda one: -abs(one[2]))
+        {"name": words.shown(feature_words(one.part, grain)), "part": one.share}
+        for one in shares(from_json(row.get("contributions")))
     ]
+    row["link"] = visit.here(day=text.stamp(words.as_time(row["ts"]), grain)) + "#why"
     return row
 
 
-def _around(visit: Visit, values: Sequence[str | None], day: np.datetime64) -> dict[str, Any]:
-    """The watched sums that hold a segment, and those that differ from it in one dimension alone, by the dimension.
+def _labels(visit: Visit, values: Sequence[str | None]) -> list[dict[str, str]]:
+    """What people said of the segment, or of what holds it, the latest first."""
+    theirs = [one for one in labels_of(visit.run) if holds(one.values, values)]
+    return [{**said_of(one), "of": words.named(one.values), "span": _span(one)} for one in reversed(theirs)]
+
+
+def _span(one: Label) -> str:
+    return str(one.first) if one.first == one.last else f"{one.first} to {one.last}"
+
+
+def _told(visit: Visit, id_: str, day: np.datetime64, around: pa.Table) -> dict[str, Any]:
+    """Why the segment alerted on a period or did not, in sentences, none where it has no row; and its incident."""
+    if id_ not in around["segment_id"].to_pylist():
+        return {"told": [], "incident": ""}
+    window, settings = _day(visit, day), visit.project.settings
+    said = incidents_of(visit.warehouse, settings.incidents_table, visit.metric_name, visit.metric, window)
+    scored = ScoredPeriod(visit.metric_name, visit.metric, around, said)
+    notices = detectable_of(visit.warehouse, settings.detectability_table, visit.metric_name, visit.metric.grain, id_)
+    found = scored.explanation(scored.find(id_), notices)
+    if found.verdict == "chance":
+        [of_day] = visit.warehouse.prediction_sums(visit.asked(window), (), ("n_rows",)).to_pylist()
+        found = replace(found, n_rows=of_day["n_rows"])
+    link = visit.link(f"/incidents/{found.incident.id}") if found.incident else ""
+    return {"told": [words.shown(sentence) for sentence in sentences(found)], "incident": link}
+
+
+def _around(visit: Visit, values: Sequence[str | None], day: np.datetime64) -> pa.Table:
+    """The row of a segment, of the watched sums that hold it, and of those that differ from it in one dimension alone.
 
     Those that changed most come first.
     """
     names, own_level = visit.dimensions, level(visit.dimensions, values)
     known = {name: value for name, value in zip(names, values, strict=True) if value is not None}
-    if len(known) < 2:
-        # All of its kind differ from it in its one dimension: too many to read.
-        parents, others = ([_exactly(visit, {})] if known else []), [_kind(own_level, {})] if known else []
-        rows = [*_of_day(visit, day, parents, None), *_of_day(visit, day, others, RELATIVES + 1)]
-    else:
+    if len(known) >= 2:
         parents = [_exactly(visit, one) for one in ({}, *({name: value} for name, value in known.items()))]
         others = [_kind(own_level, {n: v for n, v in known.items() if n != name}) for name in known]
-        rows = _of_day(visit, day, [*parents, *others], None)
+        return _rows_of(visit, day, [*parents, *others])
+    itself = _rows_of(visit, day, [_exactly(visit, {}), _exactly(visit, known)])
+    if not known:
+        return itself
+    # All of its kind differ from it in its one dimension: too many to read.
+    beside = _rows_of(visit, day, [_kind(own_level, {})], RELATIVES + 1)
+    return pa.concat_tables([itself, beside.filter(pc.invert(pc.is_in(beside["segment_id"], itself["segment_id"])))])
+
+
+def _named_around(visit: Visit, values: Sequence[str | None], around: pa.Table) -> dict[str, Any]:
+    """What is around a segment, without itself: sums that hold it, and by the dimension those beside it."""
+    names, own_level = visit.dimensions, level(visit.dimensions, values)
+    known = {name: value for name, value in zip(names, values, strict=True) if value is not None}
+    rows = [_named(visit, row) for row in around.select([*visit.dimensions, *_LISTED]).to_pylist()]
     held_by = sorted((row for row in rows if row["level"] != own_level), key=lambda row: str(row["level"]))
     beside = {
         name: [row for row in rows if row["level"] == own_level and row[name] != known[name]][:RELATIVES]
@@ -161,14 +210,12 @@ def _around(visit: Visit, values: Sequence[str | None], day: np.datetime64) -> d
     return {"parents": held_by, "others": [{"dimension": n, "rows": found} for n, found in beside.items() if found]}
 
 
-def _of_day(
-    visit: Visit, day: np.datetime64, either: Sequence[Mapping[str, frozenset[Cell]]], limit: int | None
-) -> list[dict[str, Any]]:
-    if not either:
-        return []
+def _rows_of(
+    visit: Visit, day: np.datetime64, either: Sequence[Mapping[str, frozenset[Cell]]], limit: int | None = None
+) -> pa.Table:
+    """Rows of a period that are of one of these kinds."""
     asked = replace(visit.asked(_day(visit, day)), either=tuple(either))
-    rows = visit.warehouse.asked_rows(asked, (*visit.dimensions, *_LISTED), _ORDERS["impact"], limit)
-    return [_named(visit, row) for row in rows.to_pylist()]
+    return visit.warehouse.asked_rows(asked, (), _ORDERS["impact"], limit)
 
 
 def _exactly(visit: Visit, values: Mapping[str, str]) -> dict[str, frozenset[Cell]]:
@@ -183,7 +230,8 @@ def _kind(of_level: str, values: Mapping[str, str]) -> dict[str, frozenset[Cell]
 
 def _children(visit: Visit, chosen: Mapping[str, str], day: np.datetime64) -> list[dict[str, Any]]:
     """The segments of a roll-up that changed most."""
-    return _of_day(visit, day, [_kind(visit.metric.level, chosen)], RELATIVES)
+    rows = _rows_of(visit, day, [_kind(visit.metric.level, chosen)], RELATIVES)
+    return [_named(visit, row) for row in rows.to_pylist()]
 
 
 def _day(visit: Visit, day: np.datetime64) -> Window:

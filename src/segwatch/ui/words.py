@@ -20,19 +20,6 @@ _WORTH_SAYING = 0.01
 SIGNS = {"up": "▲", "down": "▼"}
 
 
-def feature(name: str, grain: str) -> str:
-    """What a feature looks at, in words."""
-    season = "week" if grain == "day" else "day"
-    known = {
-        "z": "the value itself",
-        "short": f"the last three {grain}s together",
-        "long": f"the last {season} together",
-        "flat": "the same value again and again",
-        "shared": "what the groups it belongs to did",
-    }
-    return known.get(name, shown(name))
-
-
 def shown(name: str | None) -> str:
     """A name as it can be read: what would break the line, or turn its direction, stands as it is written in code."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in name or "")
