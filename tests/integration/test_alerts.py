@@ -230,6 +230,25 @@ def test_a_compiled_pipeline_holds_no_secret(dark, segwatch, team):
     assert "TEAM_HOOK" in text and team.url not in text and str(team.port) not in text
 
 
+def test_a_pipeline_tells_what_one_process_would_have_told_and_acts_on_labels(dark, segwatch, team):
+    score = ("infer", "--start", START, "--end", STOP)
+    segwatch(dark, *score)
+    told = list(team.got)
+    change(dark, "DELETE FROM deliveries", "DELETE FROM incidents", "DELETE FROM predictions")
+    said = segwatch(dark, *score, "--runner", "kfp-local").stderr
+    assert team.got[len(told) :] == told and "to team: new_users: */ios/* down" in " ".join(said.split())
+    [(id_,)] = ask(dark, "SELECT DISTINCT incident_id FROM incidents WHERE platform = 'ios' AND channel IS NULL"
+                         " AND country_code IS NULL AND direction = 'down'")  # fmt: skip
+    segwatch(dark, "label", id_, "expected", "--by", "ann")
+    segwatch(dark, *score, "--runner", "kfp-local")
+    masked = "FROM predictions WHERE reason = 'expected by a label'"
+    # Three segments and their platform, three days.
+    assert ask(dark, f"SELECT count(*) {masked}") == [(12,)]
+    together = ask(dark, "SELECT * EXCLUDE (run_id, scored_at) FROM predictions ORDER BY ALL")
+    segwatch(dark, *score)
+    assert ask(dark, "SELECT * EXCLUDE (run_id, scored_at) FROM predictions ORDER BY ALL") == together
+
+
 @contextlib.contextmanager
 def secret_manager(text):
     class Handler(BaseHTTPRequestHandler):
