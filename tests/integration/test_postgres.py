@@ -5,6 +5,7 @@ import pytest
 from segwatch.core.window import Window, parse_time
 from segwatch.warehouses import open_warehouse
 
+from ..servers.hooks import hook
 from .conftest import END
 
 SPLIT = "2026-11-14"
@@ -45,6 +46,34 @@ def test_postgresql_and_duckdb_lead_to_the_same_predictions(tmp_path, segwatch, 
         assert found[name].to_pylist() == expected[name].to_pylist(), name
     for name in SCORED:
         assert found[name].to_pylist() == pytest.approx(expected[name].to_pylist(), rel=1e-9, abs=1e-9), name
+
+
+def test_incidents_are_told_labelled_and_explained_by_way_of_postgresql(
+    tmp_path, segwatch, postgres_server, monkeypatch
+):
+    postgres_server.empty()
+    run_all(tmp_path, segwatch, postgres_server.url())
+    rule = '[channels.team]\nurl = "${TEAM_HOOK}"\n[alerts.all]\nchannels = ["team"]\n'
+    (tmp_path / "segwatch.toml").write_text((tmp_path / "segwatch.toml").read_text() + rule)
+    postgres_server.run("UPDATE new_users_metrics SET new_users = 0 WHERE created_at = '2026-11-23'")
+    with hook() as team:
+        monkeypatch.setenv("TEAM_HOOK", team.url)
+        for _ in range(2):
+            segwatch(tmp_path, "infer", "--as-of", END)
+        assert [title for title in team.titles if " down 100 %" in title and title.endswith(": new")] == team.titles[:1]
+        told = len(team.titles)
+        [id_] = [line.split("\t")[0] for line in segwatch(tmp_path, "incidents", "--open").stdout.splitlines()
+                 if " down 100 %" in line]  # fmt: skip
+        segwatch(tmp_path, "label", id_, "true", "--by", "ann", "--note", "it's 'down'")
+        segwatch(tmp_path, "notify")
+        assert len(team.titles) == told
+    said = " ".join(segwatch(tmp_path, "train", "--as-of", END).stderr.split())
+    assert "labels 3 values left out" in said
+    assert "ann\tlabel\tincident" in segwatch(tmp_path, "labels", "audit").stdout
+    assert "It was flagged" in segwatch(tmp_path, "explain", "total", "--at", "2026-11-23").stdout
+    segwatch(tmp_path, "label", id_, "false", "--by", "ann")
+    [(alarms,)] = postgres_server.run("SELECT alarms FROM labels WHERE label = 'false'")
+    assert len(json.loads(alarms)) >= 1
 
 
 def test_destroy_leaves_a_database_as_it_was(tmp_path, segwatch, postgres_server):
