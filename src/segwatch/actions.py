@@ -20,6 +20,7 @@ from segwatch.incidents import incidents_of, latest
 from segwatch.labels import write_labels
 from segwatch.registries import ModelVersion
 from segwatch.run import Run, labels_of
+from segwatch.warehouses.asked import Asked, Cell
 
 _OF_INCIDENT, _OF_FILE = ("metric", "label_id", "ts"), ("metric", "label_id")
 _SHORTEST_ID = 4
@@ -80,9 +81,16 @@ def _alarms(run: Run, incident: Incident, said: Said) -> tuple[tuple[str, float]
     """What alerted in the incident, where the label acts on that."""
     if said not in ("false", "new-normal"):
         return ()
-    window = Window(incident.first_seen, incident.last_seen + length(1, run.metric.grain), run.metric.grain)
-    rows = run.warehouse.predictions(run.settings.predictions_table, run.metric_name, window)
-    return tuple(sorted(alarms_of(rows, incident.values, incident.direction, run.metric.dimensions).items()))
+    dimensions, grain = run.metric.dimensions, run.metric.grain
+    window = Window(incident.first_seen, incident.last_seen + length(1, grain), grain)
+    # Of all that is scored in the weeks of an incident, few rows alert.
+    alerts: dict[str, frozenset[Cell]] = {
+        "is_anomaly": frozenset([True]),
+        "direction": frozenset([incident.direction]),
+    }
+    asked = Asked(run.settings.predictions_table, run.metric_name, window, alerts)
+    rows = run.warehouse.asked_rows(asked, ["segment_id", "p_value", "is_anomaly", "direction", *dimensions])
+    return tuple(sorted(alarms_of(rows, incident.values, incident.direction, dimensions).items()))
 
 
 def import_events(run: Run, path: Path, author: str) -> Sequence[Label]:
@@ -94,25 +102,26 @@ def import_events(run: Run, path: Path, author: str) -> Sequence[Label]:
 
 
 def take_back(run: Run, id_: str, author: str, note: str = "") -> Label:
-    """A label, of an incident or from a file, no longer holds. Raises DataError if there is no such label."""
-    found = [one for one in labels_of(run) if one.id.startswith(id_) and len(id_) >= _SHORTEST_ID]
-    if len({one.id for one in found}) != 1:
+    """A label, of an incident or from a file, no longer holds; a snooze is none. Raises DataError if there is none."""
+    said = [one for one in labels_of(run) if one.said != "snooze"]
+    found = [one for one in said if one.id.startswith(id_) and len(id_) >= _SHORTEST_ID]
+    if len(found) != 1:
         raise DataError(f"{len(found)} labels of {run.metric_name} begin with {id_!r}: `segwatch labels list` has them")
-    gone = replace(found[-1], said="none", at=run.now, author=_named(author), alarms=(), note=note.strip())
+    gone = replace(found[0], said="none", at=run.now, author=_named(author), alarms=(), note=note.strip())
     write_labels(run.warehouse, run.settings.labels_table, run.metric_name, run.metric, [gone], _OF_INCIDENT)
     _audit(run, author, "label", f"label {gone.id} of {name_of(gone.values)}", "none", note)
     return gone
 
 
 def promote(run: Run, version: str, author: str) -> ModelVersion:
-    """A version is the champion."""
-    before = _champion(run)
+    """A version is the champion. Raises UsageError if nobody is named."""
+    author, before = _named(author), _champion(run)
     return _moved(run, author, "promote", before, run.registry.promote(steps.model_name(run.metric_name), version))
 
 
 def rollback(run: Run, author: str) -> ModelVersion:
-    """The version that was champion before the champion is so again."""
-    before = _champion(run)
+    """The version that was champion before the champion is so again. Raises UsageError if nobody is named."""
+    author, before = _named(author), _champion(run)
     return _moved(run, author, "rollback", before, run.registry.rollback(steps.model_name(run.metric_name)))
 
 
@@ -128,7 +137,6 @@ def _moved(run: Run, author: str, action: Action, before: str, champion: ModelVe
 
 
 def _champion(run: Run) -> str:
-
     try:
         return run.registry.resolve(steps.model_name(run.metric_name)).version
     except ModelError:

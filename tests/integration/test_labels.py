@@ -155,6 +155,22 @@ def test_labels_and_who_gave_them_are_listed_and_kept(dark, segwatch):
     assert ask(dark, "SELECT count(*) FROM labels") == [(3,)]
 
 
+def test_a_snooze_is_not_taken_back_as_if_it_were_a_label(dark, segwatch):
+    id_ = incident(dark)
+    segwatch(dark, "snooze", id_, "--until", "2026-11-30", "--by", "eve")
+    assert "0 labels of new_users begin with" in error(segwatch(dark, "label", id_, "none", code=3))
+    segwatch(dark, "label", id_, "true", "--by", "ann")
+    segwatch(dark, "label", id_, "none", "--by", "ann")
+    assert [line.split("\t")[1] for line in segwatch(dark, "labels", "list").stdout.splitlines()] == ["snooze"]
+
+
+def test_nobody_moves_the_champion_unnamed(dark, segwatch):
+    segwatch(dark, "train", "--as-of", "2026-11-10", "--force")
+    before = segwatch(dark, "models", "list").stdout
+    error(segwatch(dark, "models", "promote", "1", "--by", " ", code=2))
+    assert segwatch(dark, "models", "list").stdout == before
+
+
 def test_past_events_come_from_a_file_and_the_same_file_again_changes_nothing(dark, segwatch):
     (dark / "events.csv").write_text(
         "first_day,last_day,label,platform,note\n"
@@ -211,6 +227,8 @@ def test_a_file_that_is_none_of_events_is_told_so_and_nothing_is_written(always_
         (("label", "ID", "none"), 3, "0 labels of new_users begin with"),
         (("labels", "import", "none.csv"), 2, "none.csv: there is no such file"),
         (("models", "promote", "99"), 3, "99"),
+        (("models", "promote", "1", "--by", " "), 2, "say with --by who says it"),
+        (("models", "rollback", "--by", " "), 2, "say with --by who says it"),
     ],
 )
 def test_what_cannot_be_said_is_one_sentence_and_nothing_is_written(always_dark, segwatch, arguments, code, said):
