@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -66,12 +67,13 @@ def notify(run: Run) -> NotifySummary:
     sent: list[Message] = []
     failed: list[Failed] = []
     for message in _due(run, found):
-        if not deliveries.begin(message):
+        begun = deliveries.begin(message)
+        if begun is None:
             continue
         # Nothing is held open while somebody else's server is waited for.
         run.warehouse.close()
         error = _delivered(run, message)
-        deliveries.end(message, error)
+        deliveries.end(begun, error)
         if error is None:
             sent.append(message)
         else:
@@ -94,9 +96,13 @@ def _delivered(run: Run, message: Message) -> str | None:
     return None
 
 
+def _clock() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
+
+
 def _deliveries(run: Run) -> Deliveries:
     return Deliveries(
-        run.warehouse, run.settings.deliveries_table, run.metric_name, run.metric.grain, run.run_id, run.now
+        run.warehouse, run.settings.deliveries_table, run.metric_name, run.metric.grain, run.run_id, _clock
     )
 
 

@@ -36,6 +36,11 @@ class Told:
     as_: As
     as_of: np.datetime64
 
+    @property
+    def news(self) -> tuple[str, As, np.datetime64 | None]:
+        """What is told once: that it is new, that it is over, and each time that it gets worse."""
+        return self.incident_id, self.as_, self.as_of if self.as_ == "worse" else None
+
 
 @dataclass(frozen=True)
 class Event:
