@@ -250,14 +250,14 @@ def test_a_pipeline_tells_what_one_process_would_have_told_and_acts_on_labels(da
 
 
 @contextlib.contextmanager
-def secret_manager(text):
+def secret_manager(held):
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             found = self.path == "/v1/projects/p/secrets/hook/versions/latest:access"
             self.send_response(200 if found else 404)
             self.send_header("Content-Type", "application/json")
             self.end_headers()
-            data = {"payload": {"data": base64.b64encode(text.encode()).decode()}}
+            data = {"payload": {"data": base64.b64encode(held).decode()}}
             self.wfile.write(
                 json.dumps(data if found else {"error": {"code": 404, "message": "no such secret"}}).encode()
             )
@@ -276,7 +276,7 @@ def secret_manager(text):
 
 
 def test_an_address_comes_from_secret_manager(dark, segwatch, team, monkeypatch):
-    with secret_manager(team.url + "\n") as endpoint:
+    with secret_manager(f"{team.url}\n".encode()) as endpoint:
         monkeypatch.setenv("SEGWATCH_TARGETS__DEV__GOOGLE__ENDPOINTS__SECRET_MANAGER", endpoint)
         monkeypatch.setenv("TEAM_HOOK", "secret://projects/p/secrets/hook/versions/latest")
         segwatch(dark, "notify", "--test", "team")
@@ -287,3 +287,12 @@ def test_an_address_comes_from_secret_manager(dark, segwatch, team, monkeypatch)
         assert "names no secret: write it as secret://projects" in error(
             segwatch(dark, "notify", "--test", "team", code=2)
         )
+
+
+@pytest.mark.parametrize("held", [b"", b"\xff\xfe"])
+def test_a_secret_that_holds_no_text_is_told_so(dark, segwatch, monkeypatch, held):
+    with secret_manager(held) as endpoint:
+        monkeypatch.setenv("SEGWATCH_TARGETS__DEV__GOOGLE__ENDPOINTS__SECRET_MANAGER", endpoint)
+        monkeypatch.setenv("TEAM_HOOK", "secret://projects/p/secrets/hook/versions/latest")
+        said = error(segwatch(dark, "notify", "--test", "team", code=2))
+        assert said.endswith("versions/latest holds no text: add a version that does")
