@@ -3,7 +3,7 @@ import datetime as dt
 import numpy as np
 import pytest
 
-from segwatch.alerts.deliveries import Deliveries, told_by
+from segwatch.alerts.deliveries import Deliveries, digests_by, told_by
 from segwatch.alerts.plan import Message, Told
 from segwatch.data import deliveries_schema
 from segwatch.warehouses import open_warehouse
@@ -73,3 +73,10 @@ def test_a_run_that_began_to_send_a_moment_ago_is_not_taken_for_dead(of_run):
     assert told_by(deliveries.read(), "big", "team")["a"].as_ == "new"
     deliveries.end(begun, None)
     assert [(one.state, one.at) for one in deliveries.read()] == [("delivered", NOW)]
+
+
+def test_a_digest_that_had_nothing_to_tell_is_done_with_for_its_day(of_run):
+    day = dt.date(2026, 11, 20)
+    deliveries = of_run("a", 0)
+    deliveries.skip(Message("daily", "team", "m: 0 open", "", (), day))
+    assert digests_by(deliveries.read(), "daily", "team") == [day] and deliveries.settle(deliveries.read()) == []

@@ -177,9 +177,14 @@ def test_a_digest_tells_once_a_day_what_is_open_and_what_was_resolved_since_yest
     assert message.title == "m, 2026-11-21: 1 open, 1 resolved" and message.day == dt.date(2026, 11, 21)
     assert [line.rpartition(": ")[2] for line in message.body.splitlines()] == ["ongoing", "resolved"]
     assert digest(of, [message.day]) is None and digest(of, [dt.date(2026, 11, 20)]) is not None
-    assert digest(replace(of, now=NOW.replace(hour=7))) is None
-    assert digest(replace(of, now=NOW.replace(hour=7)), timezone="Europe/Rome") is not None
-    assert digest(of, direction="up") is None and digest(known()) is None
+    assert digest(of, direction="up").told == () == digest(known()).told
+
+
+def test_a_digest_whose_hour_no_run_came_after_is_sent_by_the_first_run_of_the_next_day():
+    early = replace(known(incident()), now=NOW.replace(hour=7))
+    before = dt.date(2026, 11, 20)
+    assert digest(early).day == before and digest(early, [before]) is None
+    assert digest(early, [before], timezone="Europe/Rome").day == dt.date(2026, 11, 21)
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def check_deliveries(run: Run) -> None:
 
 def planned(run: Run) -> list[Message]:
     """The messages that are due now; nothing is sent."""
-    return list(_due(run, _deliveries(run).read()))
+    return [message for message in _due(run, _deliveries(run).read()) if message.told]
 
 
 def notify(run: Run) -> NotifySummary:
@@ -67,6 +67,9 @@ def notify(run: Run) -> NotifySummary:
     sent: list[Message] = []
     failed: list[Failed] = []
     for message in _due(run, found):
+        if not message.told:
+            deliveries.skip(message)
+            continue
         begun = deliveries.begin(message)
         if begun is None:
             continue
@@ -111,11 +114,11 @@ def _due(run: Run, found: list[Delivery]) -> Iterator[Message]:
     if known is None:
         return
     for name, rule in rules_of(run).items():
-        for channel in rule.channels:
+        for channel in () if rule.is_quiet(run.now) else rule.channels:
             if rule.digest_at:
                 one = digest_message(name, rule, channel, known, digests_by(found, name, channel))
                 yield from [one] if one else []
-            elif not rule.is_quiet(run.now):
+            else:
                 yield from messages(name, rule, channel, known, told_by(found, name, channel))
 
 

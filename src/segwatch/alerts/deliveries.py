@@ -22,13 +22,15 @@ from segwatch.data import deliveries_schema
 from segwatch.warehouses.asked import Asked, Order
 from segwatch.warehouses.base import Warehouse
 
-State = Literal["sending", "delivered", "failed", "unknown", "withdrawn"]
+State = Literal["sending", "delivered", "failed", "unknown", "withdrawn", "empty"]
 
 # Incidents that last longer are told of anew.
 _REMEMBERED_DAYS = 180
 # A run that has been sending for so long is dead.
 _ALIVE = dt.timedelta(minutes=15)
 _TOLD = ("sending", "delivered", "unknown")
+# Of a digest that told of nothing: what comes later that day waits for the next one.
+_DONE = (*_TOLD, "empty")
 
 
 @dataclass(frozen=True)
@@ -84,10 +86,7 @@ class Deliveries:
 
     def begin(self, message: Message) -> Delivery | None:
         """It is written down that the message is being sent; None where another run has done so."""
-        ours = Delivery(
-            message.id, self._clock(), message.rule, message.channel, "sending", message.title, message.told,
-            message.day, self._run_id,
-        )  # fmt: skip
+        ours = self._of(message)
         if self._is_told_by_others(ours):
             return None
         self._insert(ours, "sending")
@@ -96,6 +95,16 @@ class Deliveries:
             return ours
         self._insert(ours, "withdrawn")
         return None
+
+    def skip(self, message: Message) -> None:
+        """It is written down that the message, a digest, has nothing to tell."""
+        self._insert(self._of(message), "empty")
+
+    def _of(self, message: Message) -> Delivery:
+        return Delivery(
+            message.id, self._clock(), message.rule, message.channel, "sending", message.title, message.told,
+            message.day, self._run_id,
+        )  # fmt: skip
 
     def _is_told_by_others(self, ours: Delivery) -> bool:
         others = (one for one in self.read() if one.run_id != self._run_id and one.state in _TOLD)
@@ -150,9 +159,9 @@ def told_by(found: Sequence[Delivery], rule: str, channel: str) -> dict[str, Tol
 
 
 def digests_by(found: Sequence[Delivery], rule: str, channel: str) -> list[dt.date]:
-    """The days whose digest a rule sent to a channel."""
+    """The days whose digest a rule sent to a channel, or which had nothing to tell."""
     return [
         one.day
         for one in found
-        if (one.rule, one.channel) == (rule, channel) and one.day is not None and one.state in _TOLD
+        if (one.rule, one.channel) == (rule, channel) and one.day is not None and one.state in _DONE
     ]

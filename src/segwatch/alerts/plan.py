@@ -205,10 +205,12 @@ def _details(event: Event, known: Known) -> Iterator[str]:
 
 
 def digest_message(name: str, rule: Alert, channel: str, known: Known, sent: Iterable[dt.date]) -> Message | None:
-    """The day's digest: what goes on, and what is over since the day before. None where it is not time yet, it was
-    sent, or there is nothing to tell."""
+    """The digest that was due last: what goes on, and what is over since the day before; it tells of nothing where
+    there is nothing to tell. None where it was sent."""
     local = known.now.astimezone(rule.zone)
-    if local.time() < rule.digest_time or local.date() in set(sent):
+    # That of the day before is still to be sent where no run came after its hour.
+    day = local.date() - dt.timedelta(days=local.time() < rule.digest_time)
+    if day in set(sent):
         return None
     yesterday = known.last - np.timedelta64(24, "h")
     told = [
@@ -218,11 +220,9 @@ def digest_message(name: str, rule: Alert, channel: str, known: Known, sent: Ite
         and _passes(rule, known, one)
         and not known.is_silenced(one)
     ]
-    if not told:
-        return None
     told.sort(key=lambda event: (event.as_ == "resolved", -event.incident.peak, event.incident.id))
     n_open = sum(event.as_ != "resolved" for event in told)
     title = f"{known.metric}, {local.date()}: {n_open} open, {len(told) - n_open} resolved"
     found = _several(name, channel, known, title, told)
     lines = [sentence(event.incident) for event in told[:_LISTED]] + found.body.splitlines()[min(len(told), _LISTED) :]
-    return replace(found, body="\n".join(lines), day=local.date())
+    return replace(found, body="\n".join(lines), day=day)
