@@ -13,7 +13,7 @@ from segwatch.audit import Action, write_audit
 from segwatch.core.incidents import Incident
 from segwatch.core.labels import Label, Said, alarms_of
 from segwatch.core.segment import label as name_of
-from segwatch.core.window import Window, length, parse_time, until
+from segwatch.core.window import Window, length, parse_last, until
 from segwatch.data.events import read_events
 from segwatch.errors import BackendError, DataError, ModelError, UsageError
 from segwatch.incidents import incidents_of, latest
@@ -49,7 +49,7 @@ def find_incident(run: Run, id_: str) -> Incident:
 def label_incident(run: Run, id_: str, said: Said, author: str, note: str = "", last: str | None = None) -> Label:
     """What somebody said of an incident is in the labels table, and that they did in the audit table.
 
-    last: of what is expected, and of a snooze, the last period, as it may not be over.
+    last: of what is expected, and of a snooze, the last period or the day that ends it, as it may not be over.
     Raises UsageError if a snooze has none or it is no period after the incident's first.
     """
     incident = find_incident(run, id_)
@@ -71,7 +71,7 @@ def _last(run: Run, incident: Incident, said: Said, last: str | None) -> np.date
         return incident.last_seen
     if said not in ("snooze", "expected"):
         raise UsageError(f"--until says how long something is snoozed or expected; {said} has no end")
-    ends = parse_time(last, run.metric.grain, "--until")
+    ends = parse_last(last, run.metric.grain, "--until")
     if ends < incident.first_seen:
         raise UsageError(f"--until {ends} is before the incident, which began at {incident.first_seen}")
     return ends

@@ -260,8 +260,13 @@ def test_hours_are_labelled_by_the_hour(tmp_path, segwatch):
     segwatch(tmp_path, "create")
     segwatch(tmp_path, "data", "insert", "--from", "rows.csv")
     (tmp_path / "events.csv").write_text(
-        "first_day,last_day,label,country\n2026-11-01T10:00,2026-11-01T12:00,outage,a\n2026-11-02,,campaign,b\n"
+        "first_day,last_day,label,country\n2026-11-01T10:00,2026-11-01T12:00,outage,a\n 2026-11-02 , ,campaign,b\n"
     )
     segwatch(tmp_path, "labels", "import", "events.csv")
     # Three hours and a whole day.
     assert "27 values left out" in " ".join(segwatch(tmp_path, "train", "--as-of", END).stderr.split())
+    change(tmp_path, "UPDATE t SET eur = 0 WHERE hour BETWEEN '2026-11-23 10:00' AND '2026-11-23 14:00'")
+    segwatch(tmp_path, "infer", "--start", "2026-11-23T00:00", "--end", "2026-11-23T16:00")
+    id_ = ask(tmp_path, "SELECT incident_id FROM incidents ORDER BY total_impact LIMIT 1")[0][0]
+    assert shown(segwatch(tmp_path, "snooze", id_, "--until", "2026-11-24"))["last"] == "2026-11-24T23"
+    assert shown(segwatch(tmp_path, "snooze", id_, "--until", "2026-11-24T05:00"))["last"] == "2026-11-24T05"
