@@ -22,7 +22,7 @@ from segwatch.registries import ModelVersion
 from segwatch.run import Run, labels_of
 from segwatch.warehouses.asked import Asked, Cell
 
-_OF_INCIDENT, _OF_FILE = ("metric", "label_id", "ts"), ("metric", "label_id")
+_KEYS = ("metric", "label_id", "ts")
 _SHORTEST_ID = 4
 
 
@@ -58,7 +58,7 @@ def label_incident(run: Run, id_: str, said: Said, author: str, note: str = "", 
         incident.id, said, run.now, _named(author), incident.values, incident.first_seen, ends, incident.direction,
         _alarms(run, incident, said), note.strip(),
     )  # fmt: skip
-    write_labels(run.warehouse, run.settings.labels_table, run.metric_name, run.metric, [found], _OF_INCIDENT)
+    write_labels(run.warehouse, run.settings.labels_table, run.metric_name, run.metric, [found], _KEYS)
     detail = f"{said} to {ends}" if last else said
     _audit(run, author, "snooze" if said == "snooze" else "label", f"incident {incident.id}", detail, note)
     return found
@@ -94,11 +94,17 @@ def _alarms(run: Run, incident: Incident, said: Said) -> tuple[tuple[str, float]
 
 
 def import_events(run: Run, path: Path, author: str) -> Sequence[Label]:
-    """What a CSV file says of past events is in the labels table; the same file again leaves the same table."""
-    labels = [replace(one, author=_named(one.author)) for one in read_events(path, run.metric, author, run.now)]
-    write_labels(run.warehouse, run.settings.labels_table, run.metric_name, run.metric, labels, _OF_FILE)
-    _audit(run, author, "import", f"file {path.name}", f"{len(labels)} events", "")
-    return labels
+    """What a CSV file says of past events is in the labels table; returns what did not stand there yet.
+
+    The same file again leaves the same table, with who said it first and when.
+    """
+    author = _named(author)
+    told = {one.id: one for one in read_events(path, run.metric, author, run.now)}
+    standing = {(one.id, one.note) for one in labels_of(run)}
+    new = [one for one in told.values() if (one.id, one.note) not in standing]
+    write_labels(run.warehouse, run.settings.labels_table, run.metric_name, run.metric, new, _KEYS)
+    _audit(run, author, "import", f"file {path.name}", f"{len(told)} events, {len(new)} of them new", "")
+    return new
 
 
 def take_back(run: Run, id_: str, author: str, note: str = "") -> Label:
@@ -108,7 +114,7 @@ def take_back(run: Run, id_: str, author: str, note: str = "") -> Label:
     if len(found) != 1:
         raise DataError(f"{len(found)} labels of {run.metric_name} begin with {id_!r}: `segwatch labels list` has them")
     gone = replace(found[0], said="none", at=run.now, author=_named(author), alarms=(), note=note.strip())
-    write_labels(run.warehouse, run.settings.labels_table, run.metric_name, run.metric, [gone], _OF_INCIDENT)
+    write_labels(run.warehouse, run.settings.labels_table, run.metric_name, run.metric, [gone], _KEYS)
     _audit(run, author, "label", f"label {gone.id} of {name_of(gone.values)}", "none", note)
     return gone
 

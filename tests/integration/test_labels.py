@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from .conftest import END, SPLIT, TABLE, ask, change, error
+from .conftest import END, SPLIT, TABLE, ask, change, edit_settings, error
 
 START, STOP = "2026-11-09", "2026-11-19"
 OUTAGE = ("2026-11-12", "2026-11-14")
@@ -179,7 +179,8 @@ def test_past_events_come_from_a_file_and_the_same_file_again_changes_nothing(da
         "2026-10-25,2026-10-25,new-normal,web,\n"
     )
     assert "3" in segwatch(dark, "labels", "import", "events.csv", "--by", "ann").stderr
-    segwatch(dark, "labels", "import", "events.csv", "--by", "ann")
+    assert shown(segwatch(dark, "labels", "import", "events.csv", "--by", "bob"))["new"] == "0"
+    assert ask(dark, "SELECT DISTINCT author FROM labels") == [("ann",)]
     assert ask(dark, "SELECT label, dimensions, note FROM labels ORDER BY first_ts") == [
         ("true", '{"platform": "ios"}', "payments, down"), ("expected", "{}", "Sale"),
         ("new-normal", '{"platform": "web"}', None),
@@ -190,6 +191,21 @@ def test_past_events_come_from_a_file_and_the_same_file_again_changes_nothing(da
     first = ask(dark, "SELECT label_id FROM labels WHERE label = 'true'")[0][0]
     segwatch(dark, "label", first[:6], "none", "--by", "ann")
     assert "9 values left out" in " ".join(segwatch(dark, "train", "--as-of", "2026-11-19").stderr.split())
+    assert shown(segwatch(dark, "labels", "import", "events.csv", "--by", "eve"))["new"] == "1"
+    assert ask(dark, f"SELECT label, author FROM labels WHERE label_id = '{first}' ORDER BY ts") == [
+        ("true", "ann"), ("none", "ann"), ("true", "eve"),
+    ]  # fmt: skip
+
+
+def test_a_label_of_a_dimension_that_is_gone_is_not_one_of_all_segments(dark, segwatch):
+    (dark / "events.csv").write_text("first_day,label,channel,platform\n2026-10-01,outage,paid,\n"
+                                     "2026-10-02,outage,,ios\n")  # fmt: skip
+    segwatch(dark, "labels", "import", "events.csv")
+    edit_settings(dark, '["country_code", "platform", "channel"]', '["country_code", "platform"]')
+    lines = segwatch(dark, "labels", "list").stdout.splitlines()
+    assert [line.split("\t")[3] for line in lines] == ["2026-10-02"]
+    # One day of the one segment of its platform.
+    assert "labels 1 values left out" in " ".join(segwatch(dark, "train", "--as-of", "2026-11-19").stderr.split())
 
 
 @pytest.mark.parametrize(

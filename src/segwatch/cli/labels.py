@@ -100,8 +100,8 @@ def labels_import(
     from segwatch import actions
 
     with opened_run(context.obj, metric, None) as run:
-        labels = actions.import_events(run, file, user_name(by))
-    context.obj.say("labels import", events=len(labels))
+        new = actions.import_events(run, file, user_name(by))
+    context.obj.say("labels import", new=len(new))
 
 
 @labels_app.command("audit")
