@@ -116,8 +116,8 @@ def test_an_incident_is_told_in_words():
         "It accounts for 80 % of all that fell in this day.",
         "Since 2026-11-18 it is -150 in all.",
         "Most of it is in it/app, it/ios and 2 more.",
-        "http://page/incidents/a",
-        "What was it? segwatch label a true, false, expected or new-normal",
+        "http://page/incidents/a?metric=m",
+        "What was it? segwatch label --metric m a true, false, expected or new-normal",
     ]
     assert not message.is_good and message.told == (Told("a", "new", LAST),)
 

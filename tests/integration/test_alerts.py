@@ -1,5 +1,6 @@
 import base64
 import contextlib
+import datetime as dt
 import json
 import os
 import signal
@@ -161,6 +162,23 @@ def test_a_snoozed_incident_is_told_when_the_snooze_is_over(dark, segwatch, team
     assert of_ios(team) == []
     segwatch(dark, "infer", "--as-of", "2026-11-15")
     assert [title.rpartition(": ")[2] for title in of_ios(team)] == ["new"]
+
+
+def test_a_digest_is_sent_once_and_nothing_in_quiet_hours(dark, segwatch, team):
+    before, after = (f"{dt.datetime.now(dt.UTC) + dt.timedelta(hours=hours):%H:%M}" for hours in (-1, 2))
+    rule = (dark / "segwatch.toml").read_text()
+    (dark / "segwatch.toml").write_text(rule.replace("min_impact = 30", f'quiet_hours = "{before}-{after}"'))
+    segwatch(dark, "infer", "--start", START, "--end", STOP)
+    digest = rule.replace("min_impact = 30", f'digest_at = "{after}"')
+    (dark / "segwatch.toml").write_text(f'{digest}quiet_hours = "{before}-{after}"\n')
+    segwatch(dark, "notify")
+    assert not team.got and ask(dark, "SELECT count(*) FROM deliveries") == [(0,)]
+    (dark / "segwatch.toml").write_text(digest)
+    assert "open" in segwatch(dark, "notify", "--dry-run").stdout
+    segwatch(dark, "notify")
+    segwatch(dark, "notify")
+    [title] = team.titles
+    assert title.startswith("new_users, 20") and "*/ios/* down" in team.got[0]["message"]
 
 
 def test_the_doctor_looks_at_channels_without_sending(dark, segwatch, team, monkeypatch):

@@ -10,6 +10,7 @@ import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
+from urllib.parse import urlencode
 
 import numpy as np
 
@@ -94,6 +95,10 @@ class Known:
     def is_open(self, one: Incident) -> bool:
         """Whether it goes on as of the last period; one that nobody followed further does not."""
         return one.status != "resolved" and bool(one.ts >= self.last - length(QUIET, self.grain))
+
+    def link(self, path: str) -> str:
+        """An address in the page."""
+        return f"{self.page.rstrip('/')}{path}?{urlencode({'metric': self.metric})}"
 
     def is_silenced(self, one: Incident) -> bool:
         """Whether people want to hear no more of it."""
@@ -183,7 +188,7 @@ def _several(name: str, channel: str, known: Known, title: str, events: Sequence
     if len(events) > _LISTED:
         lines.append(f"and {len(events) - _LISTED:,} more: see `segwatch incidents`")
     if known.page:
-        lines.append(known.page)
+        lines.append(known.link("/"))
     is_good = all(event.as_ == "resolved" for event in events)
     return Message(name, channel, title, "\n".join(lines), tuple(event.told for event in events), is_good=is_good)
 
@@ -200,8 +205,8 @@ def _details(event: Event, known: Known) -> Iterator[str]:
         more = f" and {one.n_segments - _NAMED:,} more" if one.n_segments > _NAMED else ""
         yield f"Most of it is in {named}{more}."
     if known.page:
-        yield f"{known.page.rstrip('/')}/incidents/{one.id}"
-    yield f"What was it? segwatch label {one.id[:12]} true, false, expected or new-normal"
+        yield known.link(f"/incidents/{one.id}")
+    yield f"What was it? segwatch label --metric {known.metric} {one.id[:12]} true, false, expected or new-normal"
 
 
 def digest_message(name: str, rule: Alert, channel: str, known: Known, sent: Iterable[dt.date]) -> Message | None:
