@@ -31,7 +31,7 @@ def incident(id_="a", status="new", ts=0, first=None, values=("it", None), direc
 
 
 def known(*said, labels=(), now=NOW, page=""):
-    return Known("m", DIMENSIONS, "day", sorted(said, key=lambda one: one.ts), LAST, labels, now, page)
+    return Known("m", DIMENSIONS, "day", sorted(said, key=lambda one: one.ts), day(199), LAST, labels, now, page)
 
 
 def rule(**options):
@@ -138,6 +138,19 @@ def test_messages_are_one_for_each_incident_run_or_value_and_the_rest_are_named_
     assert [len(one.told) for one in capped] == [1, 1, 4] and capped[2].title == "m: and 4 more incidents"
     everything = {told.incident_id: told for one in capped for told in one.told}
     assert messages("big", rule(max_messages=2), "team", of, everything) == []
+
+
+def test_what_was_told_and_is_no_incident_any_more_is_withdrawn_once_unless_a_label_says_what_it_was():
+    before = {id_: Told(id_, "new", day(3), f"it/{id_} down") for id_ in ("gone", "too")}
+    [message] = messages("big", rule(max_messages=1), "team", known(), before)
+    assert message.title == "m: 2 incidents: withdrawn" and message.is_good
+    assert message.body.splitlines()[:2] == ["it/gone down", "it/too down"]
+    after = {told.incident_id: told for told in message.told}
+    assert messages("big", rule(), "team", known(), after) == []
+    [message] = messages("big", rule(), "team", known(labels=[label("expected", id_="too")]), before)
+    assert message.title == "m: it/gone down: withdrawn"
+    assert messages("big", rule(also=("worse",)), "team", known(), before) == []
+    assert messages("big", rule(), "team", known(), {"old": Told("old", "new", day(300))}) == []
 
 
 def test_a_message_has_the_same_id_for_the_same_news_alone():

@@ -164,6 +164,18 @@ def test_a_snoozed_incident_is_told_when_the_snooze_is_over(dark, segwatch, team
     assert [title.rpartition(": ")[2] for title in of_ios(team)] == ["new"]
 
 
+def test_what_late_rows_take_back_is_withdrawn_once(dark, segwatch, team):
+    segwatch(dark, "infer", "--start", START, "--end", "2026-11-13")
+    [title] = of_ios(team)
+    change(dark, f"UPDATE {TABLE} SET new_users = expected FROM predictions p WHERE p.ts = created_at"
+                 f" AND p.country_code = {TABLE}.country_code AND p.platform = {TABLE}.platform"
+                 f" AND p.channel = {TABLE}.channel AND created_at = '2026-11-12'")  # fmt: skip
+    segwatch(dark, "infer", "--start", START, "--end", "2026-11-13")
+    segwatch(dark, "infer", "--start", START, "--end", "2026-11-13")
+    assert of_ios(team) == [title, "new_users: */ios/* down since 2026-11-12: withdrawn"]
+    assert team.got[-1]["type"] == "success"
+
+
 def test_a_digest_is_sent_once_and_nothing_in_quiet_hours(dark, segwatch, team):
     before, after = (f"{dt.datetime.now(dt.UTC) + dt.timedelta(hours=hours):%H:%M}" for hours in (-1, 2))
     rule = (dark / "segwatch.toml").read_text()

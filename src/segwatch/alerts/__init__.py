@@ -132,5 +132,6 @@ def _known(run: Run) -> Known | None:
     window = Window(last - length(_LOOKED_AT, metric.grain), last + length(2, metric.grain), metric.grain)
     said = incidents_of(run.warehouse, settings.incidents_table, run.metric_name, metric, window)
     return Known(
-        run.metric_name, metric.dimensions, metric.grain, said, last, labels_of(run), run.now, settings.page_url
-    )
+        run.metric_name, metric.dimensions, metric.grain, said, window.start, last, labels_of(run), run.now,
+        settings.page_url,
+    )  # fmt: skip

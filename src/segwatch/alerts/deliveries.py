@@ -122,7 +122,7 @@ class Deliveries:
         return lost
 
     def _insert(self, one: Delivery, state: State, error: str | None = None) -> None:
-        told: list[Any] = [[each.incident_id, each.as_, str(each.as_of)] for each in one.told]
+        told: list[Any] = [[each.incident_id, each.as_, str(each.as_of), each.name] for each in one.told]
         row = {
             "metric": self._metric,
             "ts": one.at,
@@ -140,7 +140,9 @@ class Deliveries:
 
     def _delivery(self, row: dict[str, Any]) -> Delivery:
         said = json.loads(row["incidents"])
-        told = tuple(Told(id_, as_, np.datetime64(as_of, unit(self._grain))) for id_, as_, as_of in said["told"])
+        told = tuple(
+            Told(id_, as_, np.datetime64(as_of, unit(self._grain)), *name) for id_, as_, as_of, *name in said["told"]
+        )
         day = dt.date.fromisoformat(said["day"]) if "day" in said else None
         return Delivery(
             row["delivery_id"], row["ts"], row["rule"], row["channel"], row["state"], row["title"], told, day,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 from urllib.parse import urlencode
 
@@ -17,6 +17,7 @@ import numpy as np
 from segwatch.core.incidents import QUIET, Incident, sentence
 from segwatch.core.labels import Label
 from segwatch.core.segment import digest, signed
+from segwatch.core.segment import label as name_of
 from segwatch.core.window import Grain, length
 from segwatch.incidents import latest
 from segwatch.settings import Alert
@@ -31,11 +32,12 @@ _KNOWN = ("false", "expected", "new-normal")
 
 @dataclass(frozen=True)
 class Told:
-    """What a message says of an incident: as what, and as of which period."""
+    """What a message says of an incident: as what, and as of which period. name: what the incident is called."""
 
     incident_id: str
     as_: As
     as_of: np.datetime64
+    name: str = field(default="", compare=False)
 
     @property
     def news(self) -> tuple[str, As, np.datetime64 | None]:
@@ -52,7 +54,8 @@ class Event:
 
     @property
     def told(self) -> Told:
-        return Told(self.incident.id, self.as_, self.incident.ts)
+        one = self.incident
+        return Told(one.id, self.as_, one.ts, f"{name_of(one.values)} {one.direction} since {one.first_seen}")
 
     @property
     def sentence(self) -> str:
@@ -80,13 +83,14 @@ class Message:
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of a metric's incidents. said: in the order of time. last: the last period that was scored.
-    page: address of the page, for links, or empty."""
+    """What is known of a metric's incidents. said: in the order of time, from `first` on. last: the last period that
+    was scored. page: address of the page, for links, or empty."""
 
     metric: str
     dimensions: tuple[str, ...]
     grain: Grain
     said: Sequence[Incident]
+    first: np.datetime64
     last: np.datetime64
     labels: Sequence[Label]
     now: dt.datetime
@@ -100,10 +104,10 @@ class Known:
         """An address in the page."""
         return f"{self.page.rstrip('/')}{path}?{urlencode({'metric': self.metric})}"
 
-    def is_silenced(self, one: Incident) -> bool:
-        """Whether people want to hear no more of it."""
+    def is_silenced(self, id_: str) -> bool:
+        """Whether people want to hear no more of an incident."""
         return any(
-            label.id == one.id and (label.said in _KNOWN or (label.said == "snooze" and self.last <= label.last))
+            label.id == id_ and (label.said in _KNOWN or (label.said == "snooze" and self.last <= label.last))
             for label in self.labels
         )
 
@@ -114,7 +118,7 @@ def due(rule: Alert, known: Known, told: Mapping[str, Told]) -> list[Event]:
     for one in latest(known.said):
         before = told.get(one.id)
         as_ = _news(rule, known, one, before)
-        if as_ is not None and (before is not None or _passes(rule, known, one)) and not known.is_silenced(one):
+        if as_ is not None and (before is not None or _passes(rule, known, one)) and not known.is_silenced(one.id):
             events.append(Event(one, as_))
     return sorted(events, key=lambda event: (-event.incident.peak, event.incident.id))
 
@@ -128,6 +132,18 @@ def _news(rule: Alert, known: Known, one: Incident, before: Told | None) -> As |
         return "resolved" if "resolved" in rule.also else None
     grew = any(other.id == one.id and other.status == "worse" and other.ts > before.as_of for other in known.said)
     return "worse" if grew and "worse" in rule.also else None
+
+
+def withdrawn(rule: Alert, known: Known, told: Mapping[str, Told]) -> list[Told]:
+    """What was told of and is no incident any more, since its periods were scored again."""
+    if "resolved" not in rule.also:
+        return []
+    ids = {one.id for one in known.said}
+    return [
+        replace(before, as_="resolved")
+        for id_, before in told.items()
+        if before.as_ != "resolved" and before.as_of >= known.first and id_ not in ids and not known.is_silenced(id_)
+    ]
 
 
 def _passes(rule: Alert, known: Known, one: Incident) -> bool:
@@ -160,7 +176,8 @@ def messages(name: str, rule: Alert, channel: str, known: Known, told: Mapping[s
     if rest:
         title = f"{known.metric}: and {len(rest):,} more incident{'s' * (len(rest) != 1)}"
         found.append(_several(name, channel, known, title, rest))
-    return found
+    gone = withdrawn(rule, known, told)
+    return [*found, _withdrawal(name, channel, known, gone)] if gone else found
 
 
 def _group(rule: Alert, dimensions: Sequence[str], event: Event) -> str:
@@ -181,6 +198,16 @@ def _message(name: str, channel: str, known: Known, group: str, events: Sequence
     body = "\n".join([event.sentence, *_details(event, known)])
     title = f"{known.metric}: {event.sentence}"
     return Message(name, channel, title, body, (event.told,), is_good=event.as_ == "resolved")
+
+
+def _withdrawal(name: str, channel: str, known: Known, gone: Sequence[Told]) -> Message:
+    what = gone[0].name if len(gone) == 1 else f"{len(gone):,} incidents"
+    lines = [one.name for one in gone[:_LISTED]]
+    if len(gone) > _LISTED:
+        lines.append(f"and {len(gone) - _LISTED:,} more")
+    lines.append("Scored again, as rows came late or by another model, these periods no longer alert.")
+    title = f"{known.metric}: {what}: withdrawn"
+    return Message(name, channel, title, "\n".join(lines), tuple(gone), is_good=True)
 
 
 def _several(name: str, channel: str, known: Known, title: str, events: Sequence[Event]) -> Message:
@@ -223,7 +250,7 @@ def digest_message(name: str, rule: Alert, channel: str, known: Known, sent: Ite
         for one in latest(known.said)
         if (known.is_open(one) or (one.status == "resolved" and one.ts > yesterday))
         and _passes(rule, known, one)
-        and not known.is_silenced(one)
+        and not known.is_silenced(one.id)
     ]
     told.sort(key=lambda event: (event.as_ == "resolved", -event.incident.peak, event.incident.id))
     n_open = sum(event.as_ != "resolved" for event in told)
