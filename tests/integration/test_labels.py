@@ -155,6 +155,13 @@ def test_labels_and_who_gave_them_are_listed_and_kept(dark, segwatch):
     assert ask(dark, "SELECT count(*) FROM labels") == [(3,)]
 
 
+def test_a_note_of_several_lines_stays_on_its_line(dark, segwatch):
+    segwatch(dark, "label", incident(dark), "true", "--by", "ann", "--note", "one\ttwo\nthree\x1b[2J")
+    for command in ("list", "audit"):
+        [line] = segwatch(dark, "labels", command).stdout.splitlines()
+        assert line.split("\t")[-1].endswith(r"one\ttwo\nthree\x1b[2J")
+
+
 def test_a_snooze_is_not_taken_back_as_if_it_were_a_label(dark, segwatch):
     id_ = incident(dark)
     segwatch(dark, "snooze", id_, "--until", "2026-11-30", "--by", "eve")

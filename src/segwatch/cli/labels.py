@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from segwatch.cli.session import LogFormat, MetricOption, Session, opened_run, user_name
+from segwatch.cli.session import LogFormat, MetricOption, Session, opened_run, printable, user_name
 
 By = Annotated[str | None, typer.Option("--by", help="Who says it; default: the user of this machine.")]
 Note = Annotated[str, typer.Option("--note", help="What to remember of it.")]
@@ -82,7 +82,7 @@ def labels_list(context: typer.Context, metric: MetricOption = None) -> None:
             typer.echo(json.dumps(facts, ensure_ascii=False))
         else:
             names = ("id", "label", "cause", "first", "last", "author", "note")
-            typer.echo("\t".join(str(facts[name]) for name in names))
+            typer.echo("\t".join(printable(str(facts[name])) for name in names))
     if not found:
         typer.echo("no label", err=True)
 
@@ -116,6 +116,7 @@ def labels_audit(context: typer.Context, metric: MetricOption = None) -> None:
         if context.obj.log_format is LogFormat.json:
             typer.echo(json.dumps(facts, ensure_ascii=False))
         else:
-            typer.echo("\t".join(str(facts[name]) for name in ("ts", "author", "action", "subject", "detail")))
+            names = ("ts", "author", "action", "subject", "detail")
+            typer.echo("\t".join(printable(str(facts[name])) for name in names))
     if not rows:
         typer.echo("nothing was done yet", err=True)
