@@ -13,10 +13,10 @@ from segwatch.audit import Action, write_audit
 from segwatch.core.incidents import Incident
 from segwatch.core.labels import Label, Said, alarms_of
 from segwatch.core.segment import label as name_of
-from segwatch.core.window import Window, length, parse_last, until
+from segwatch.core.window import Window, length, parse_last
 from segwatch.data.events import read_events
 from segwatch.errors import BackendError, DataError, ModelError, UsageError
-from segwatch.incidents import incidents_of, latest
+from segwatch.incidents import incidents_with, latest
 from segwatch.labels import write_labels
 from segwatch.registries import ModelVersion
 from segwatch.run import Run, labels_of
@@ -33,11 +33,9 @@ def find_incident(run: Run, id_: str) -> Incident:
     """
     if len(id_) < _SHORTEST_ID:
         raise UsageError(f"{id_!r} is too short for an incident: give {_SHORTEST_ID} digits of its id or more")
-    span = run.warehouse.prediction_span(run.settings.incidents_table, run.metric_name)
-    all_time = until(run.now, run.metric.grain)
-    known = [] if span is None else latest(
-        incidents_of(run.warehouse, run.settings.incidents_table, run.metric_name, run.metric, all_time)
-    )  # fmt: skip
+    known = latest(
+        incidents_with(run.warehouse, run.settings.incidents_table, run.metric_name, run.metric, run.now, id_)
+    )
     found = [one for one in known if one.id.startswith(id_)]
     if not found:
         raise DataError(f"{run.metric_name} has no incident {id_!r}: `segwatch incidents` lists them")

@@ -76,6 +76,11 @@ def _channel(settings: Settings, name: str) -> str:
     rules = [rule for rule, alert in settings.alerts.items() if name in alert.channels]
     if not rules:
         raise SettingsError(f"no rule names it: add it to the channels of one, as [alerts.NAME] channels = [{name!r}]")
+    if settings.target(None).runner == "vertex" and "${" in settings.channels[name].url:
+        raise SettingsError(
+            "the containers of a pipeline have none of this machine's variables: keep its address in Secret Manager,"
+            f" and write channels.{name}.url as secret://projects/P/secrets/S/versions/V"
+        )
     return f"{Channel(settings, name).service}, by {', '.join(rules)}; `segwatch notify --test {name}` tries it"
 
 

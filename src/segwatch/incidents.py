@@ -6,6 +6,7 @@ before it, so that scoring it again gives the same rows.
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -19,9 +20,10 @@ from segwatch.core.incidents import QUIET, Incident, Scored, follow
 from segwatch.core.panel import Ints, Segments
 from segwatch.core.schema import TableSchema
 from segwatch.core.segment import level, segment_id
-from segwatch.core.window import Grain, Window, length, unit, utc_of
+from segwatch.core.window import Grain, Window, length, unit, until, utc_of
 from segwatch.data import incidents_schema
 from segwatch.settings import Metric
+from segwatch.warehouses.asked import Asked, Order
 from segwatch.warehouses.base import Warehouse
 
 
@@ -55,6 +57,15 @@ def update_incidents(
 def incidents_of(warehouse: Warehouse, table: str, metric_name: str, metric: Metric, window: Window) -> list[Incident]:
     """What was said of incidents in the Window, in the order of time."""
     rows = warehouse.predictions(table, metric_name, window)
+    return [_incident(row, metric.dimensions, metric.grain) for row in rows.to_pylist()]
+
+
+def incidents_with(
+    warehouse: Warehouse, table: str, metric_name: str, metric: Metric, now: dt.datetime, text: str
+) -> list[Incident]:
+    """What was said up to now of incidents whose ids hold a text, in the order of time."""
+    asked = Asked(table, metric_name, until(now, metric.grain), words=(text,), searched=("incident_id",))
+    rows = warehouse.asked_rows(asked, order=[Order("ts")])
     return [_incident(row, metric.dimensions, metric.grain) for row in rows.to_pylist()]
 
 

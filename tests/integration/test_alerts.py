@@ -198,6 +198,10 @@ def test_the_doctor_looks_at_channels_without_sending(dark, segwatch, team, monk
     said = segwatch(dark, "doctor", code=4).stdout
     assert "ok    channel team: JSON, by big; `segwatch notify --test team` tries it" in said
     assert "FAIL  channel spare: no rule names it: add it to the channels of one" in said and not team.got
+    monkeypatch.setenv("SEGWATCH_TARGETS__DEV__RUNNER", "vertex")
+    said = segwatch(dark, "doctor", code=4).stdout
+    assert "FAIL  channel team: the containers of a pipeline have none of this machine's variables" in said
+    monkeypatch.delenv("SEGWATCH_TARGETS__DEV__RUNNER")
     monkeypatch.delenv("TEAM_HOOK")
     said = segwatch(dark, "doctor", code=4).stdout
     assert "FAIL  channel team: channels.team.url uses ${TEAM_HOOK}, but the environment has no variable" in said
