@@ -56,7 +56,11 @@ def update_incidents(
 
 def incidents_of(warehouse: Warehouse, table: str, metric_name: str, metric: Metric, window: Window) -> list[Incident]:
     """What was said of incidents in the Window, in the order of time."""
-    rows = warehouse.predictions(table, metric_name, window)
+    return incidents_in(warehouse.predictions(table, metric_name, window), metric)
+
+
+def incidents_in(rows: pa.Table, metric: Metric) -> list[Incident]:
+    """What rows of the incidents table say."""
     return [_incident(row, metric.dimensions, metric.grain) for row in rows.to_pylist()]
 
 
@@ -65,8 +69,7 @@ def incidents_with(
 ) -> list[Incident]:
     """What was said up to now of incidents whose ids hold a text, in the order of time."""
     asked = Asked(table, metric_name, until(now, metric.grain), words=(text,), searched=("incident_id",))
-    rows = warehouse.asked_rows(asked, order=[Order("ts")])
-    return [_incident(row, metric.dimensions, metric.grain) for row in rows.to_pylist()]
+    return incidents_in(warehouse.asked_rows(asked, order=[Order("ts")]), metric)
 
 
 def latest(said: Iterable[Incident]) -> list[Incident]:
