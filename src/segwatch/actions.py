@@ -13,7 +13,7 @@ from segwatch.audit import Action, write_audit
 from segwatch.core.incidents import Incident
 from segwatch.core.labels import Label, Said, alarms_of
 from segwatch.core.segment import label as name_of
-from segwatch.core.window import Window, length, parse_last
+from segwatch.core.window import Window, length, parse_last, unit
 from segwatch.data.events import read_events
 from segwatch.errors import BackendError, DataError, ModelError, UsageError
 from segwatch.incidents import incidents_with, latest
@@ -66,6 +66,9 @@ def _last(run: Run, incident: Incident, said: Said, last: str | None) -> np.date
     if last is None:
         if said == "snooze":
             raise UsageError("say with --until to which period it is snoozed")
+        if said == "expected" and incident.status != "resolved":
+            # Its days are no alerts from now on, so that nobody could tell when it ended.
+            raise UsageError("the incident goes on: say with --until to which period it is expected")
         return incident.last_seen
     if said not in ("snooze", "expected"):
         raise UsageError(f"--until says how long something is snoozed or expected; {said} has no end")
@@ -103,6 +106,24 @@ def import_events(run: Run, path: Path, author: str) -> Sequence[Label]:
     write_labels(run.warehouse, run.settings.labels_table, run.metric_name, run.metric, new, _KEYS)
     _audit(run, author, "import", f"file {path.name}", f"{len(told)} events, {len(new)} of them new", "")
     return new
+
+
+def unknown_values(run: Run, labels: Sequence[Label]) -> list[str]:
+    """Dimension values of labels that the last scored period does not have, `platform IOS`: a slip, perhaps."""
+    table, name = run.settings.predictions_table, run.metric_name
+    span = run.warehouse.prediction_span(table, name) if run.warehouse.table_schema(table) is not None else None
+    if span is None:
+        return []
+    grain = run.metric.grain
+    last = span[1].astype(f"datetime64[{unit(grain)}]")
+    asked = Asked(table, name, Window(last, last + length(1, grain), grain), {"level": frozenset({run.metric.level})})
+    found = []
+    for d, dimension in enumerate(run.metric.dimensions):
+        given = {one.values[d] for one in labels} - {None}
+        if given:
+            known = run.warehouse.prediction_sums(asked, (dimension,), ("n_rows",))[dimension].to_pylist()
+            found += [f"{dimension} {value}" for value in sorted(map(str, given - set(known)))]
+    return found
 
 
 def take_back(run: Run, id_: str, author: str, note: str = "") -> Label:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from segwatch.core.incidents import QUIET, Incident, Scored, follow
+from segwatch.core.incidents import Incident, Scored, follow
 from segwatch.core.panel import Ints, Segments
 from segwatch.core.schema import TableSchema
 from segwatch.core.segment import level, segment_id
@@ -25,6 +25,9 @@ from segwatch.data import incidents_schema
 from segwatch.settings import Metric
 from segwatch.warehouses.asked import Asked, Order
 from segwatch.warehouses.base import Warehouse
+
+# Periods before a Window in which an incident that is still open may have its last row: those may not have been scored.
+_LOOKED_BACK = 30
 
 
 def incidents_table(dimensions: tuple[str, ...]) -> TableSchema:
@@ -41,7 +44,7 @@ def update_incidents(
     predictions: pa.Table,
 ) -> list[Incident]:
     """The table holds what the Window's predictions say of incidents; returns it, in the order of time."""
-    earlier = Window(window.start - length(QUIET + 2, metric.grain), window.start, metric.grain)
+    earlier = Window(window.start - length(_LOOKED_BACK, metric.grain), window.start, metric.grain)
     open_ = [one for one in latest(incidents_of(warehouse, table, metric_name, metric, earlier))
              if one.status != "resolved"]  # fmt: skip
     said: list[Incident] = []

@@ -71,6 +71,14 @@ def test_worse_is_told_each_time_that_it_gets_worse_and_resolved_once():
     assert news(over, told("worse", 1), also=("worse",)) == [] and news(known(*again), told("worse", 1), also=()) == []
 
 
+def test_what_nobody_followed_to_its_end_is_told_to_be_over():
+    stale = incident(ts=5)
+    assert news(known(stale), told("new", 5)) == [("a", "resolved")]
+    assert news(known(stale), told("resolved", 5)) == [] and news(known(stale)) == []
+    [message] = messages("big", rule(), "team", known(stale), told("new", 5))
+    assert message.title.endswith(": resolved") and message.is_good
+
+
 @pytest.mark.parametrize(
     ("options", "is_told"),
     [
@@ -79,7 +87,7 @@ def test_worse_is_told_each_time_that_it_gets_worse_and_resolved_once():
         ({"min_duration": 2}, True), ({"min_duration": 3}, False),
         ({"direction": "down"}, True), ({"direction": "up"}, False),
         ({"select": {"country": ("it", "fr")}}, True), ({"select": {"country": ("fr",)}}, False),
-        ({"select": {"platform": ("ios",)}}, True),
+        ({"select": {"platform": ("ios",)}}, True), ({"select": {"device": ("ios",)}}, False),
         ({"select": {"country": ("it",), "platform": ("ios",)}}, True),
     ],
 )  # fmt: skip

@@ -273,7 +273,7 @@ def test_a_pipeline_tells_what_one_process_would_have_told_and_acts_on_labels(da
     assert team.got[len(told) :] == told and "to team: new_users: */ios/* down" in " ".join(said.split())
     [(id_,)] = ask(dark, "SELECT DISTINCT incident_id FROM incidents WHERE platform = 'ios' AND channel IS NULL"
                          " AND country_code IS NULL AND direction = 'down'")  # fmt: skip
-    segwatch(dark, "label", id_, "expected", "--by", "ann")
+    segwatch(dark, "label", id_, "expected", "--by", "ann", "--until", OUTAGE[1])
     segwatch(dark, *score, "--runner", "kfp-local")
     masked = "FROM predictions WHERE reason = 'expected by a label'"
     # Three segments and their platform, three days.
@@ -281,6 +281,16 @@ def test_a_pipeline_tells_what_one_process_would_have_told_and_acts_on_labels(da
     together = ask(dark, "SELECT * EXCLUDE (run_id, scored_at) FROM predictions ORDER BY ALL")
     segwatch(dark, *score)
     assert ask(dark, "SELECT * EXCLUDE (run_id, scored_at) FROM predictions ORDER BY ALL") == together
+
+
+def test_an_address_is_not_taken_into_the_settings_by_a_variable(dark, segwatch, team, monkeypatch):
+    monkeypatch.setenv("SEGWATCH_CHANNELS__TEAM__URL", team.url)
+    said = error(segwatch(dark, "notify", "--dry-run", code=2))
+    assert "the variable SEGWATCH_CHANNELS__TEAM__URL would put a channel's address into the settings" in said
+    assert team.url not in said
+    monkeypatch.delenv("SEGWATCH_CHANNELS__TEAM__URL")
+    monkeypatch.setenv("CHANNELS", "none of segwatch's")
+    segwatch(dark, "notify", "--dry-run", code=0)
 
 
 @contextlib.contextmanager

@@ -261,6 +261,22 @@ def test_what_cannot_be_said_is_one_sentence_and_nothing_is_written(always_dark,
     assert ask(dark, "SELECT count(*) FROM labels") == [(0,)] and ask(dark, "SELECT count(*) FROM audit") == [(0,)]
 
 
+def test_what_goes_on_is_expected_to_an_end_that_is_said(dark, segwatch):
+    change(dark, "DELETE FROM incidents WHERE ts >= '2026-11-14'")
+    id_ = incident(dark)
+    said = error(segwatch(dark, "label", id_, "expected", code=2))
+    assert said == "error: the incident goes on: say with --until to which period it is expected"
+    segwatch(dark, "label", id_, "expected", "--until", "2026-11-14")
+
+
+def test_values_that_no_segment_has_are_told_when_events_are_imported(dark, segwatch):
+    (dark / "events.csv").write_text("first_day,label,platform\n2026-10-01,outage,IOS\n2026-10-02,outage,ios\n")
+    said = segwatch(dark, "labels", "import", "events.csv").stderr
+    assert "no segment has platform IOS now: mend the file if that is a slip" in said
+    assert ask(dark, "SELECT count(*) FROM labels") == [(2,)]
+    assert "no segment" not in segwatch(dark, "labels", "import", "events.csv").stderr
+
+
 def test_a_project_of_before_works_without_labels_and_is_told_to_make_the_table(dark, segwatch):
     change(dark, "DROP TABLE labels", "DROP TABLE audit")
     segwatch(dark, "infer", "--start", START, "--end", STOP)

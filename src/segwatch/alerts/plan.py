@@ -128,7 +128,7 @@ def _news(rule: Alert, known: Known, one: Incident, before: Told | None) -> As |
         return "new" if known.is_open(one) else None
     if before.as_ == "resolved":
         return None
-    if one.status == "resolved":
+    if not known.is_open(one):
         return "resolved" if "resolved" in rule.also else None
     grew = any(other.id == one.id and other.status == "worse" and other.ts > before.as_of for other in known.said)
     return "worse" if grew and "worse" in rule.also else None
@@ -158,10 +158,12 @@ def _passes(rule: Alert, known: Known, one: Incident) -> bool:
 
 
 def _concerns(rule: Alert, dimensions: Sequence[str], one: Incident) -> bool:
-    """Whether an incident has the rule's direction, and values that it selects or that hold those."""
+    """Whether an incident has the rule's direction, and values that it selects or that hold those.
+
+    Of a metric without a dimension that is selected none does."""
     named = dict(zip(dimensions, one.values, strict=True))
     return rule.direction in (one.direction, "both") and all(
-        named.get(name) is None or named[name] in wanted for name, wanted in rule.select.items()
+        name in named and (named[name] is None or named[name] in wanted) for name, wanted in rule.select.items()
     )
 
 

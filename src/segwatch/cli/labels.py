@@ -101,6 +101,11 @@ def labels_import(
 
     with opened_run(context.obj, metric, None) as run:
         new = actions.import_events(run, file, user_name(by))
+        unknown = actions.unknown_values(run, new)
+    if unknown:
+        typer.echo(
+            f"no segment has {', '.join(map(printable, unknown))} now: mend the file if that is a slip", err=True
+        )
     context.obj.say("labels import", new=len(new))
 
 
