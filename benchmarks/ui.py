@@ -21,10 +21,12 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from tables import markdown
 
 from segwatch.core.segment import level, segment_id
-from segwatch.data import backtests_schema
+from segwatch.data import audit_schema, backtests_schema, incident_labels_schema
+from segwatch.detectability import detectability_table
 from segwatch.incidents import incidents_table
 from segwatch.registries import open_registry
 from segwatch.settings import load_settings
@@ -43,6 +45,13 @@ time = "created_at"
 value = "new_users"
 dimensions = ["country_code", "platform", "channel"]
 """
+LABEL = {
+    "author": "ann",
+    "label": "true",
+    "direction": "down",
+    "dimensions": '{"platform": "platform 3"}',
+    "alarms": "[]",
+}
 # Of the eighth day back a whole platform did not arrive.
 GAP = (END - dt.timedelta(days=7)).date()
 INSERT = """
@@ -129,9 +138,28 @@ def write(folder: Path, n: int, days: int) -> None:
     warehouse.create_table("predictions", predictions_table(settings.dimensions))
     schema = incidents_table(settings.dimensions)
     warehouse.create_table("incidents", schema)
-    warehouse.create_table("backtests", backtests_schema())
+    warehouse.create_table("detectability", detectability_table(settings.dimensions))
+    for name, table in (
+        ("backtests", backtests_schema()),
+        ("labels", incident_labels_schema()),
+        ("audit", audit_schema()),
+    ):
+        warehouse.create_table(name, table)
     said = pa.Table.from_pylist(list(incidents(rows, days, max(10, n // 1000))), schema=schema.arrow())
     warehouse.insert("incidents", said.to_batches(), ("incident_id", "ts"))
+    begun = said.filter(pc.equal(said["status"], "new")).slice(0, 500)
+    labels = pa.table(
+        {
+            "metric": begun["metric"],
+            "label_id": begun["incident_id"],
+            "ts": begun["updated_at"],
+            **{name: pa.array([value] * begun.num_rows) for name, value in LABEL.items()},
+            "first_ts": begun["first_seen"],
+            "last_ts": begun["last_seen"],
+            "note": pa.nulls(begun.num_rows, pa.string()),
+        }
+    )
+    warehouse.insert("labels", incident_labels_schema().conform(labels, "labels").to_batches(), ("label_id", "ts"))
     warehouse.close()
     with duckdb.connect(target.warehouse.removeprefix("duckdb:///")) as connection:
         connection.register("rows", rows)
@@ -178,6 +206,7 @@ def views(n: int) -> dict[str, str]:
         "models": "/models",
         "runs": "/runs",
         "backtests": "/backtest",
+        "audit": "/audit",
         "health": "/health",
         "health of a day without a platform": f"/health?day={GAP}",
     }

@@ -16,10 +16,11 @@ from segwatch.core.segment import label as name_of
 from segwatch.core.window import Window, length, parse_time, until
 from segwatch.data.events import read_events
 from segwatch.errors import BackendError, DataError, ModelError, UsageError
-from segwatch.incidents import incidents_of, latest
+from segwatch.incidents import incidents_in, incidents_of, latest
 from segwatch.labels import write_labels
 from segwatch.registries import ModelVersion
 from segwatch.run import Run, labels_of
+from segwatch.warehouses.asked import Asked, Order
 
 _OF_INCIDENT, _OF_FILE = ("metric", "label_id", "ts"), ("metric", "label_id")
 _SHORTEST_ID = 4
@@ -34,6 +35,10 @@ def find_incident(run: Run, id_: str) -> Incident:
         raise UsageError(f"{id_!r} is too short for an incident: give {_SHORTEST_ID} digits of its id or more")
     span = run.warehouse.prediction_span(run.settings.incidents_table, run.metric_name)
     all_time = until(run.now, run.metric.grain)
+    whole = Asked(run.settings.incidents_table, run.metric_name, all_time, {"incident_id": frozenset({id_})})
+    # Found at once by its whole id; a part of one is looked for in all of them.
+    if span is not None and (rows := run.warehouse.asked_rows(whole, order=[Order("ts")])).num_rows:
+        return incidents_in(rows, run.metric)[-1]
     known = [] if span is None else latest(
         incidents_of(run.warehouse, run.settings.incidents_table, run.metric_name, run.metric, all_time)
     )  # fmt: skip

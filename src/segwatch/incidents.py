@@ -54,7 +54,11 @@ def update_incidents(
 
 def incidents_of(warehouse: Warehouse, table: str, metric_name: str, metric: Metric, window: Window) -> list[Incident]:
     """What was said of incidents in the Window, in the order of time."""
-    rows = warehouse.predictions(table, metric_name, window)
+    return incidents_in(warehouse.predictions(table, metric_name, window), metric)
+
+
+def incidents_in(rows: pa.Table, metric: Metric) -> list[Incident]:
+    """What rows of the incidents table say."""
     return [_incident(row, metric.dimensions, metric.grain) for row in rows.to_pylist()]
 
 

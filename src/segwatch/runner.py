@@ -260,11 +260,12 @@ def backtest(run: Run, window: Window, every: int) -> list[BacktestWeek]:
     return weeks
 
 
-def keep_backtest(run: Run, table: str, weeks: Sequence[BacktestWeek], every: int, settings: str) -> bool:
+def keep_backtest(run: Run, weeks: Sequence[BacktestWeek], every: int, settings: str) -> bool:
     """The backtests table holds the weeks, for the page to show them; False where there is no such table yet.
 
     settings: name of the settings file that the backtest followed.
     """
+    table = run.settings.backtests_table
     if not weeks or run.warehouse.table_schema(table) is None:
         return False
     rows = [

@@ -45,7 +45,7 @@ def test_a_variable_of_each_kind_is_followed(project, segwatch, monkeypatch):
     monkeypatch.setenv("SEGWATCH_METRICS__NEW_USERS__DIMENSIONS", '["country_code", "platform"]')
     monkeypatch.setenv("segwatch_targets__dev__warehouse", "duckdb:///other.duckdb")
     said = " ".join(segwatch(project, "create").stderr.split())
-    assert "scores, incidents, detectability, labels, deliveries, audit, new_users_metrics" in said
+    assert "scores, incidents, detectability, labels, deliveries, audit, backtests, new_users_metrics" in said
     assert (project / "other.duckdb").exists()
 
 

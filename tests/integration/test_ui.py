@@ -9,11 +9,13 @@ import socket
 import subprocess
 import sys
 import threading
+import urllib.parse
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from .conftest import END, ENVIRONMENT, SPLIT, WATCHED, ask, change, error, in_process
+from .test_labels import darken, project
 
 SECONDS = 60
 PATHS = ("/", "/segments", "/segments?q=ios", "/drill", "/runs", "/health", "/models", "/backtest")
@@ -150,3 +152,36 @@ def test_a_backtest_is_kept_for_the_page_where_its_table_is_there(trained, segwa
     change(trained, "DROP TABLE backtests")
     said = segwatch(trained, *options).stderr
     assert "not kept, as there is no table 'backtests': `segwatch create` makes it" in said and "in all" in said
+
+
+def post(port, path, fields, cookie):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=SECONDS)
+    try:
+        headers = {"Cookie": cookie, "Content-Type": "application/x-www-form-urlencoded"}
+        connection.request("POST", path, urllib.parse.urlencode(fields), headers)
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def test_an_outage_that_was_labelled_on_the_page_leaves_the_next_training(tmp_path, segwatch):
+    dark = darken(project(tmp_path, segwatch), segwatch)
+    with page(dark) as (_, port, _):
+        shown = get(port, "/?q=ios&direction=down")[1]
+        said = " ".join(re.sub("<[^>]*>", " ", shown).split())
+        assert "down platform ios" in said and "segments" in said
+        id_ = re.search(r"/incidents/(\w+)", shown)[1]
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=SECONDS)
+        connection.request("GET", f"/incidents/{id_}")
+        reply = connection.getresponse()
+        cookie = reply.getheader("set-cookie").partition(";")[0]
+        token = re.search(r'name="form_token" value="(\w+)"', reply.read().decode())[1]
+        connection.close()
+        fields = {"incident": id_, "label": "true", "note": "sign-up was down", "form_token": token}
+        assert post(port, "/actions/label", {**fields, "form_token": "x"}, cookie) == 403
+        assert post(port, "/actions/label", fields, cookie) == 303
+        trained = segwatch(dark, "train", "--as-of", "2026-11-19").stderr
+        # Three segments on three days.
+        assert "labels 9 values left out" in " ".join(trained.split())
+        assert "version 2" in get(port, "/health")[1]
+        assert "sign-up was down" in get(port, "/audit")[1]

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.browser
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 WIDTHS = {"desk": 1280, "telephone": 390}
 PATHS = ("/", "/segments", f"/segments/{RISEN}", f"/segments/{IOS}", f"/drill?day={OUTAGE}", "/models", "/runs",
-         "/backtest", "/health", "/nowhere", "/segments?status=ended")  # fmt: skip
+         "/backtest", "/health", "/audit", "/nowhere", "/segments?status=ended")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +150,32 @@ def test_a_person_logs_in_promotes_and_is_named(versions, serve, open_page):  # 
     assert page.get_by_role("status").inner_text() == "Version 3 is the champion again."
     assert registry.resolve("segwatch-users").version == "3"
     assert [one[:2] for one in served.audited] == [("Zoë", "promote"), ("Zoë", "rollback")]
+
+
+def test_an_open_incident_is_labelled_and_snoozed_and_the_effect_is_seen(tmp_path, serve, open_page):
+    add_metric(tmp_path)
+    predict(tmp_path, special=outage)
+    page = open_page(serve(tmp_path).url)
+    page.get_by_role("link", name="channel ads").click()
+    assert violations(page) == []
+    page.get_by_label("note").fill("the price was wrong")
+    page.get_by_role("button", name="It was an anomaly").click()
+    assert "The next training leaves these days out." in page.get_by_role("status").inner_text()
+    assert "the price was wrong" in page.get_by_role("region", name="What was it?").inner_text()
+    page.get_by_label("send no alerts until this is over").fill("2026-11-30")
+    page.get_by_role("button", name="Snooze").click()
+    assert "2026-11-30" in page.get_by_role("status").inner_text() and violations(page) == []
+    page.reload()
+    assert page.get_by_role("status").count() == 0
+    page.get_by_role("link", name="Incidents", exact=True).first.click()
+    said = page.locator("ol.incidents li").first.inner_text()
+    assert "It was an anomaly" in said and "Snoozed" in said and violations(page) == []
+    page.get_by_role("link", name="Audit").click()
+    assert page.get_by_role("row").count() == 1 + 2 and violations(page) == []
+    page.set_viewport_size({"width": WIDTHS["telephone"], "height": 900})
+    page.go_back()
+    page.get_by_role("link", name="channel ads").click()
+    assert page.evaluate("document.documentElement.scrollWidth") <= WIDTHS["telephone"]
 
 
 def test_hostile_names_run_nothing(tmp_path, serve, open_page):

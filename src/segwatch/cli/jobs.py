@@ -122,10 +122,10 @@ def backtest(
             weeks[str(session.settings_path)] = runner.backtest(run, scoring_window(run, None, start, end), every)
     context.obj.say("backtest", **backtest_rows(weeks))
     for session in sessions:
-        table = session.settings().backtests_table
         with opened_run(session, metric, select) as run:
             found = weeks[str(session.settings_path)]
-            if not runner.keep_backtest(run, table, found, every, session.settings_path.name):
+            if not runner.keep_backtest(run, found, every, session.settings_path.name):
+                table = run.settings.backtests_table
                 typer.echo(f"not kept, as there is no table {table!r}: `segwatch create` makes it", err=True)
 
 

@@ -22,19 +22,19 @@ from segwatch.errors import BackendError, SegwatchError, SettingsError, UsageErr
 from segwatch.serving import ServingObserver, one_line
 from segwatch.ui import words
 from segwatch.ui.drill import drill
-from segwatch.ui.guard import NAME_COOKIE, Access, Refused, protect
+from segwatch.ui.guard import DONE_COOKIE, NAME_COOKIE, Access, Refused, protect
 from segwatch.ui.health import health
 from segwatch.ui.incidents import incident, incidents
 from segwatch.ui.labels import audit, label, snooze
 from segwatch.ui.models import models, promote, rollback
 from segwatch.ui.runs import backtests, runs
 from segwatch.ui.segments import segment, segments
-from segwatch.ui.visit import DIMENSION, Project, Visit
+from segwatch.ui.visit import DIMENSION, Done, Moved, Project, Visit
 
 View = Callable[[Visit], tuple[str, dict[str, Any]]]
 """What a page shows: its template, and what that is filled with."""
-Action = Callable[[Visit, str, Mapping[str, str]], str]
-"""Something done by a person with the fields of a form; the address to go to afterwards."""
+Action = Callable[[Visit, str, Mapping[str, str]], Done]
+"""Something done by a person with the fields of a form."""
 
 PAGES = {"/": "Incidents", "/segments": "Segments", "/drill": "Drill down", "/models": "Models", "/runs": "Runs",
          "/backtest": "Backtests", "/health": "Health", "/audit": "Audit"}  # fmt: skip
@@ -128,7 +128,10 @@ class _Site:
             return self._ask_token(request)
         with self._project.reading() as warehouse:
             visit = self._visit(request, warehouse)
-            template, facts = view(visit)
+            try:
+                template, facts = view(visit)
+            except Moved as moved:
+                return RedirectResponse(moved.address, 302)
             return self._page(request, template, 200, visit=visit, **facts)
 
     def action(self, request: Request, form: Mapping[str, str]) -> Response:
@@ -143,7 +146,11 @@ class _Site:
         if not by:
             raise Refused(400, "Nothing was done: say who you are at the foot of the page first.")
         with self._project.writing() as warehouse:
-            return RedirectResponse(act(self._visit(request, warehouse), by, form), 303)
+            done = act(self._visit(request, warehouse), by, form)
+        response = RedirectResponse(done.address, 303)
+        # Not in the address, by which anyone could make the page say anything.
+        response.set_cookie(DONE_COOKIE, quote(done.said), max_age=60, httponly=True, samesite="strict", path="/")
+        return response
 
     def give_name(self, request: Request, form: Mapping[str, str]) -> Response:
         """The browser keeps the name of whoever acts."""
@@ -233,6 +240,7 @@ class _Site:
             "request": request,
             "who": words.shown(self._name_of(request)),
             "asks_name": not self._access.name_header,
+            "done": words.shown(unquote(request.cookies.get(DONE_COOKIE, ""))),
             "form_token": self._access.form_token(session) if session else "",
             "is_admitted": self._access.is_admitted(request),
             "metrics": list(self._project.settings.metrics),
@@ -240,6 +248,8 @@ class _Site:
         response = HTMLResponse(self._templates.get_template(template).render({**known, **facts}), status)
         if is_new and session:
             self._access.keep(response, session)
+        if DONE_COOKIE in request.cookies:
+            response.delete_cookie(DONE_COOKIE, path="/")
         return response
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -40,6 +43,13 @@ def chart_of(rows: pa.Table, what: str, grain: Grain) -> Chart | None:
     wide, narrow = (_hidden(segment_chart(rows, grain, *size)) for size in _SIZES)
     has_band = bool(pc.any(pc.and_(pc.is_valid(rows["lower"]), pc.is_valid(rows["expected"]))).as_py())
     return Chart(wide, narrow, said, has_band)
+
+
+@contextmanager
+def drawing(rows: pa.Table | None, what: str, grain: Grain) -> Iterator[Future[Chart | None]]:
+    """The chart is drawn while what runs inside reads on; None where there are no rows to draw."""
+    with ThreadPoolExecutor(1, "draw") as pool:
+        yield pool.submit(lambda: None if rows is None else chart_of(rows, what, grain))
 
 
 def _hidden(svg: str) -> str:

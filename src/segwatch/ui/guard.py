@@ -19,6 +19,7 @@ from starlette.responses import Response
 
 COOKIE = "segwatch_session"
 NAME_COOKIE = "segwatch_name"
+DONE_COOKIE = "segwatch_done"
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self';"
     " frame-ancestors 'none'; base-uri 'none'",

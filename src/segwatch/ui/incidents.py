@@ -15,10 +15,10 @@ from segwatch.core.window import Window, length
 from segwatch.incidents import known
 from segwatch.report import text
 from segwatch.ui import words
-from segwatch.ui.charts import CHARTED, Chart, chart_of, summed
+from segwatch.ui.charts import CHARTED, drawing, summed
 from segwatch.ui.guard import Refused
 from segwatch.ui.labels import CHOICES, labels_by_incident, said_of
-from segwatch.ui.visit import PERIODS, Visit
+from segwatch.ui.visit import PERIODS, Moved, Visit, address
 from segwatch.warehouses.asked import Asked, Cell, Order, words_of
 
 SHOWN = 25
@@ -172,14 +172,16 @@ def incident(visit: Visit) -> tuple[str, dict[str, Any]]:
     everything = Window(start, end, visit.metric.grain)
     said = visit.warehouse.asked_rows(_asked(visit, everything, {"incident_id": frozenset({id_})}), order=[Order("ts")])
     if not said.num_rows:
+        _look_elsewhere(visit, id_)
         raise Refused(404, f"There is no incident {words.shown(id_[:40])} of {visit.metric_name}.")
     one = known(said).to_pylist()[0]
     values = {name: one[name] for name in visit.dimensions if one[name] is not None}
     periods = [row for row in said.to_pylist() if row["status"] != "resolved"]
     grain = visit.metric.grain
     day = visit.period("day", _period(visit, one["worst_ts"]))
-    labels = labels_by_incident(visit).get(id_, [])
-    segments = _segments(visit, values, day, one["direction"])
+    with drawing(_charted(visit, one, values), visit.cause_of(one), grain) as chart:
+        labels = labels_by_incident(visit).get(id_, [])
+        segments = _segments(visit, values, day, one["direction"])
     return "incident.html", {
         "title": visit.cause_of(one),
         "one": one,
@@ -187,7 +189,7 @@ def incident(visit: Visit) -> tuple[str, dict[str, Any]]:
         "values": values,
         "periods": periods,
         "day": day,
-        "chart": _chart(visit, one, values),
+        "chart": chart.result(),
         "segments": segments,
         "labels": [said_of(label) for label in labels],
         "is_labelled": any(label.said != "snooze" for label in labels),
@@ -196,6 +198,17 @@ def incident(visit: Visit) -> tuple[str, dict[str, Any]]:
         "drill": visit.link_to("/drill", values, day=text.stamp(day, grain)),
         "segment": visit.link(f"/segments/{one['segment_id']}"),
     }
+
+
+def _look_elsewhere(visit: Visit, id_: str) -> None:
+    """Raises Moved if the incident is another metric's: links in alerts do not say of which one it is."""
+    if visit.parameter("metric"):
+        return
+    settings = visit.project.settings
+    for name in settings.metrics:
+        asked = Asked(settings.incidents_table, name, Window(*_NEVER), {"incident_id": frozenset({id_})})
+        if visit.warehouse.asked_rows(asked, ("ts",), limit=1).num_rows:
+            raise Moved(address(visit.request.url.path, {"metric": name}))
 
 
 def _segments(visit: Visit, values: Mapping[str, str], day: np.datetime64, direction: str) -> list[dict[str, Any]]:
@@ -222,7 +235,7 @@ def _segments(visit: Visit, values: Mapping[str, str], day: np.datetime64, direc
     return rows
 
 
-def _chart(visit: Visit, one: Mapping[str, Any], values: Mapping[str, str]) -> Chart | None:
+def _charted(visit: Visit, one: Mapping[str, Any], values: Mapping[str, str]) -> pa.Table | None:
     """Value against expected of the cause over the weeks before it and after: its own rows where it is watched."""
     grain = visit.metric.grain
     first, last = (_period(visit, one[name]) for name in ("first_seen", "last_seen"))
@@ -232,13 +245,12 @@ def _chart(visit: Visit, one: Mapping[str, Any], values: Mapping[str, str]) -> C
     is_watched = visit.warehouse.asked_rows(
         visit.asked(visit.window_to(last, 1), {"segment_id": one["segment_id"]}), ("ts",), limit=1
     ).num_rows
-    what = visit.cause_of(one)
     if is_watched:
         of = visit.of_segment(window, [one[name] for name in visit.dimensions])
-        return chart_of(visit.warehouse.asked_rows(of, CHARTED), what, grain)
+        return visit.warehouse.asked_rows(of, CHARTED)
     if visit.metric.feature_set.kind == "value":
         return None
     sums = visit.warehouse.prediction_sums(
         visit.asked(window, {"level": visit.metric.level, **values}), ("ts",), ("value", "expected", "weight")
     )
-    return chart_of(summed(sums, visit.metric.feature_set.kind == "ratio"), what, grain)
+    return summed(sums, visit.metric.feature_set.kind == "ratio")

@@ -11,7 +11,7 @@ from segwatch.core.labels import Label, Said
 from segwatch.labels import parse_said
 from segwatch.run import labels_of
 from segwatch.ui import words
-from segwatch.ui.visit import Visit
+from segwatch.ui.visit import Done, Visit
 
 CHOICES: Mapping[Said, tuple[str, str]] = {
     "true": ("It was an anomaly", "its days leave the training data"),
@@ -30,7 +30,7 @@ _LONGEST_NOTE = 500
 _ACTS = 200
 
 
-def label(visit: Visit, by: str, form: Mapping[str, str]) -> str:
+def label(visit: Visit, by: str, form: Mapping[str, str]) -> Done:
     """What a form says of an incident is noted; where to go then. Raises as `actions.label_incident`."""
     id_, said, note = form.get("incident", ""), parse_said(form.get("label", "")), form.get("note", "")[:_LONGEST_NOTE]
     if said == "none":
@@ -41,15 +41,15 @@ def label(visit: Visit, by: str, form: Mapping[str, str]) -> str:
     return _back(visit, id_, _DONE[said])
 
 
-def snooze(visit: Visit, by: str, form: Mapping[str, str]) -> str:
+def snooze(visit: Visit, by: str, form: Mapping[str, str]) -> Done:
     """No alert is sent of the incident for a while; where to go then. Raises as `actions.label_incident`."""
     id_ = form.get("incident", "")
     done = actions.label_incident(visit.run, id_, "snooze", by, form.get("note", "")[:_LONGEST_NOTE], form.get("until"))
     return _back(visit, id_, f"No alert is sent of it until {done.last} is over.")
 
 
-def _back(visit: Visit, id_: str, done: str) -> str:
-    return visit.link(f"/incidents/{id_}", done=done)
+def _back(visit: Visit, id_: str, done: str) -> Done:
+    return Done(visit.link(f"/incidents/{id_}"), done)
 
 
 def labels_by_incident(visit: Visit) -> dict[str, list[Label]]:

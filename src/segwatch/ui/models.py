@@ -10,7 +10,7 @@ from segwatch.registries import ModelVersion
 from segwatch.registries.base import CHAMPION
 from segwatch.report import text
 from segwatch.steps import model_name
-from segwatch.ui.visit import Visit
+from segwatch.ui.visit import Done, Visit
 
 _FIGURES = {
     "segments_ok": "fitted",
@@ -56,13 +56,13 @@ def _figure(name: str, value: float | None) -> str:
     return f"{value:,.0f}" if name == "segments_ok" else f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
 
 
-def promote(visit: Visit, by: str, version: str) -> str:
+def promote(visit: Visit, by: str, version: str) -> Done:
     """The version is the champion; where to go then. Raises ModelError if there is no such version."""
     made = actions.promote(visit.run, version, by)
-    return visit.link("/models", done=f"Version {made.version} is the champion.")
+    return Done(visit.link("/models"), f"Version {made.version} is the champion.")
 
 
-def rollback(visit: Visit, by: str) -> str:
+def rollback(visit: Visit, by: str) -> Done:
     """The champion before it is the champion again; where to go then. Raises ModelError if there was none."""
     made = actions.rollback(visit.run, by)
-    return visit.link("/models", done=f"Version {made.version} is the champion again.")
+    return Done(visit.link("/models"), f"Version {made.version} is the champion again.")

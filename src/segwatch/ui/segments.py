@@ -22,7 +22,7 @@ from segwatch.incidents import incidents_of
 from segwatch.report import text
 from segwatch.run import labels_of
 from segwatch.ui import words
-from segwatch.ui.charts import CHARTED, chart_of
+from segwatch.ui.charts import CHARTED, drawing
 from segwatch.ui.guard import Refused
 from segwatch.ui.labels import said_of
 from segwatch.ui.visit import PERIODS, Visit
@@ -100,7 +100,14 @@ def segment(visit: Visit) -> tuple[str, dict[str, Any]]:
     chosen = {name: value for name, value in zip(visit.dimensions, values, strict=True) if value is not None}
     flagged = [_flagged(visit, row) for row in reversed(rows.filter(rows["is_anomaly"]).to_pylist())]
     day = visit.period("day", words.as_time((flagged[0] if flagged else latest)["ts"]).astype(visit.last.dtype))
-    around = _around(visit, values, day)
+    with drawing(rows, what, grain) as chart:
+        around = _around(visit, values, day)
+        read = {
+            **_told(visit, id_, day, around),
+            "labels": _labels(visit, values),
+            **_named_around(visit, values, around),
+            "children": _children(visit, chosen, day) if None in values else [],
+        }
     return "segment.html", {
         "title": words.named(values),
         "what": what,
@@ -111,14 +118,11 @@ def segment(visit: Visit) -> tuple[str, dict[str, Any]]:
         "last": last,
         "periods": len(window),
         "has_earlier": window.start > visit.span[0],
-        "chart": chart_of(rows, what, grain),
+        "chart": chart.result(),
         "flagged": flagged,
         "day": day,
         "share": words.share_of(latest["impact"], latest["expected"]),
-        **_told(visit, id_, day, around),
-        "labels": _labels(visit, values),
-        **_named_around(visit, values, around),
-        "children": _children(visit, chosen, day) if None in values else [],
+        **read,
         "drill": visit.link_to("/drill", chosen, day=text.stamp(day, grain)),
     }
 

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 import numpy as np
@@ -20,7 +20,7 @@ from starlette.requests import Request
 from segwatch.console import QuietObserver
 from segwatch.core.segment import level
 from segwatch.core.window import Window, length, parse_time, unit
-from segwatch.errors import DataError
+from segwatch.errors import BackendError, DataError
 from segwatch.registries import ModelRegistry, open_registry
 from segwatch.run import Run
 from segwatch.settings import Google, Metric, Settings
@@ -37,6 +37,8 @@ DIMENSION = "d."
 """What precedes the name of a dimension in an address, so that none is taken for another parameter."""
 # Between two openings of a database file, so that a process that waits to write to it comes in.
 _PAUSE_SECONDS = 0.03
+# Requests that wait for one another while another process writes would add up.
+_PATIENCE_SECONDS = 10.0
 
 
 class Turns:
@@ -48,13 +50,15 @@ class Turns:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """The file is this request's alone, of this process's."""
-        with self._lock:
+        """The file is this request's alone, of this process's. Raises BackendError if others have it for too long."""
+        if not self._lock.acquire(timeout=_PATIENCE_SECONDS):
+            raise BackendError("other requests of this page have the database: try again", retryable=True)
+        try:
             time.sleep(max(0.0, self._free_at - time.monotonic()))
-            try:
-                yield
-            finally:
-                self._free_at = time.monotonic() + _PAUSE_SECONDS
+            yield
+        finally:
+            self._free_at = time.monotonic() + _PAUSE_SECONDS
+            self._lock.release()
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,21 @@ class Project:
         """The registry of the models."""
         target = self.settings.target(None)
         return open_registry(target.registry, target.bucket, target.google, target.image)
+
+
+class Moved(Exception):
+    """What is asked for is at another address of the page."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(address)
+        self.address = address
+
+
+class Done(NamedTuple):
+    """What an action leads to: an address of the page, and what to say there."""
+
+    address: str
+    said: str
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,8 @@ _ROWS_AT_A_TIME, _ROWS_OF_A_TABLE = 4_000_000, 250_000
 _FRUGAL, _LEAST = "128MiB", "8MiB"
 LOCK_WAIT_SECONDS = 10.0
 """How long a file is waited for that another process has open."""
+READER_WAIT_SECONDS = 2.0
+"""The same of those that only read, who can look again later."""
 # Shorter than the pause that a process makes which opens the file again and again.
 _POLL_SECONDS = 0.005
 _ROWS, _STAGE = Name("temp", "segwatch_rows"), Name("temp", "segwatch_stage")
@@ -79,6 +81,10 @@ class DuckdbWarehouse(RelationalWarehouse):
     """The warehouse in a DuckDB file. It is opened at first use; only `create_table` makes the file."""
 
     _is_reader = False
+
+    @property
+    def _patience(self) -> float:
+        return LOCK_WAIT_SECONDS
 
     def __init__(self, path: Path) -> None:
         super().__init__(str(path), _SQL)
@@ -142,7 +148,7 @@ class DuckdbWarehouse(RelationalWarehouse):
 
     def _waited_for(self) -> duckdb.DuckDBPyConnection:
         """A connection, as soon as no other process has the file: DuckDB itself does not wait."""
-        deadline = time.monotonic() + LOCK_WAIT_SECONDS
+        deadline = time.monotonic() + self._patience
         while True:
             try:
                 return duckdb.connect(str(self._path), read_only=self._is_reader)
@@ -326,6 +332,10 @@ class DuckdbReader(DuckdbWarehouse):
     """The warehouse in a DuckDB file that other processes may read at the same time; it refuses all changes."""
 
     _is_reader = True
+
+    @property
+    def _patience(self) -> float:
+        return READER_WAIT_SECONDS
 
 
 def _check_folder(folder: Path) -> None:
