@@ -117,6 +117,7 @@ def segment(visit: Visit) -> tuple[str, dict[str, Any]]:
         "window": window,
         "last": last,
         "periods": len(window),
+        "usual": PERIODS,
         "has_earlier": window.start > visit.span[0],
         "chart": chart.result(),
         "flagged": flagged,
