@@ -13,16 +13,16 @@ from segwatch.audit import Action, write_audit
 from segwatch.core.incidents import Incident
 from segwatch.core.labels import Label, Said, alarms_of
 from segwatch.core.segment import label as name_of
-from segwatch.core.window import Window, length, parse_time, until
+from segwatch.core.window import Window, length, parse_last, unit
 from segwatch.data.events import read_events
 from segwatch.errors import BackendError, DataError, ModelError, UsageError
-from segwatch.incidents import incidents_in, incidents_of, latest
+from segwatch.incidents import incidents_with, latest
 from segwatch.labels import write_labels
 from segwatch.registries import ModelVersion
 from segwatch.run import Run, labels_of
-from segwatch.warehouses.asked import Asked, Order
+from segwatch.warehouses.asked import Asked, Cell
 
-_OF_INCIDENT, _OF_FILE = ("metric", "label_id", "ts"), ("metric", "label_id")
+_KEYS = ("metric", "label_id", "ts")
 _SHORTEST_ID = 4
 
 
@@ -33,15 +33,9 @@ def find_incident(run: Run, id_: str) -> Incident:
     """
     if len(id_) < _SHORTEST_ID:
         raise UsageError(f"{id_!r} is too short for an incident: give {_SHORTEST_ID} digits of its id or more")
-    span = run.warehouse.prediction_span(run.settings.incidents_table, run.metric_name)
-    all_time = until(run.now, run.metric.grain)
-    whole = Asked(run.settings.incidents_table, run.metric_name, all_time, {"incident_id": frozenset({id_})})
-    # Found at once by its whole id; a part of one is looked for in all of them.
-    if span is not None and (rows := run.warehouse.asked_rows(whole, order=[Order("ts")])).num_rows:
-        return incidents_in(rows, run.metric)[-1]
-    known = [] if span is None else latest(
-        incidents_of(run.warehouse, run.settings.incidents_table, run.metric_name, run.metric, all_time)
-    )  # fmt: skip
+    known = latest(
+        incidents_with(run.warehouse, run.settings.incidents_table, run.metric_name, run.metric, run.now, id_)
+    )
     found = [one for one in known if one.id.startswith(id_)]
     if not found:
         raise DataError(f"{run.metric_name} has no incident {id_!r}: `segwatch incidents` lists them")
@@ -53,7 +47,7 @@ def find_incident(run: Run, id_: str) -> Incident:
 def label_incident(run: Run, id_: str, said: Said, author: str, note: str = "", last: str | None = None) -> Label:
     """What somebody said of an incident is in the labels table, and that they did in the audit table.
 
-    last: of what is expected, and of a snooze, the last period, as it may not be over.
+    last: of what is expected, and of a snooze, the last period or the day that ends it, as it may not be over.
     Raises UsageError if a snooze has none or it is no period after the incident's first.
     """
     incident = find_incident(run, id_)
@@ -62,7 +56,7 @@ def label_incident(run: Run, id_: str, said: Said, author: str, note: str = "", 
         incident.id, said, run.now, _named(author), incident.values, incident.first_seen, ends, incident.direction,
         _alarms(run, incident, said), note.strip(),
     )  # fmt: skip
-    write_labels(run.warehouse, run.settings.labels_table, run.metric_name, run.metric, [found], _OF_INCIDENT)
+    write_labels(run.warehouse, run.settings.labels_table, run.metric_name, run.metric, [found], _KEYS)
     detail = f"{said} to {ends}" if last else said
     _audit(run, author, "snooze" if said == "snooze" else "label", f"incident {incident.id}", detail, note)
     return found
@@ -72,10 +66,13 @@ def _last(run: Run, incident: Incident, said: Said, last: str | None) -> np.date
     if last is None:
         if said == "snooze":
             raise UsageError("say with --until to which period it is snoozed")
+        if said == "expected" and incident.status != "resolved":
+            # Its days are no alerts from now on, so that nobody could tell when it ended.
+            raise UsageError("the incident goes on: say with --until to which period it is expected")
         return incident.last_seen
     if said not in ("snooze", "expected"):
         raise UsageError(f"--until says how long something is snoozed or expected; {said} has no end")
-    ends = parse_time(last, run.metric.grain, "--until")
+    ends = parse_last(last, run.metric.grain, "--until")
     if ends < incident.first_seen:
         raise UsageError(f"--until {ends} is before the incident, which began at {incident.first_seen}")
     return ends
@@ -85,39 +82,71 @@ def _alarms(run: Run, incident: Incident, said: Said) -> tuple[tuple[str, float]
     """What alerted in the incident, where the label acts on that."""
     if said not in ("false", "new-normal"):
         return ()
-    window = Window(incident.first_seen, incident.last_seen + length(1, run.metric.grain), run.metric.grain)
-    rows = run.warehouse.predictions(run.settings.predictions_table, run.metric_name, window)
-    return tuple(sorted(alarms_of(rows, incident.values, incident.direction, run.metric.dimensions).items()))
+    dimensions, grain = run.metric.dimensions, run.metric.grain
+    window = Window(incident.first_seen, incident.last_seen + length(1, grain), grain)
+    # Of all that is scored in the weeks of an incident, few rows alert.
+    alerts: dict[str, frozenset[Cell]] = {
+        "is_anomaly": frozenset([True]),
+        "direction": frozenset([incident.direction]),
+    }
+    asked = Asked(run.settings.predictions_table, run.metric_name, window, alerts)
+    rows = run.warehouse.asked_rows(asked, ["segment_id", "p_value", "is_anomaly", "direction", *dimensions])
+    return tuple(sorted(alarms_of(rows, incident.values, incident.direction, dimensions).items()))
 
 
 def import_events(run: Run, path: Path, author: str) -> Sequence[Label]:
-    """What a CSV file says of past events is in the labels table; the same file again leaves the same table."""
-    labels = [replace(one, author=_named(one.author)) for one in read_events(path, run.metric, author, run.now)]
-    write_labels(run.warehouse, run.settings.labels_table, run.metric_name, run.metric, labels, _OF_FILE)
-    _audit(run, author, "import", f"file {path.name}", f"{len(labels)} events", "")
-    return labels
+    """What a CSV file says of past events is in the labels table; returns what did not stand there yet.
+
+    The same file again leaves the same table, with who said it first and when.
+    """
+    author = _named(author)
+    told = {one.id: one for one in read_events(path, run.metric, author, run.now)}
+    standing = {(one.id, one.note) for one in labels_of(run)}
+    new = [one for one in told.values() if (one.id, one.note) not in standing]
+    write_labels(run.warehouse, run.settings.labels_table, run.metric_name, run.metric, new, _KEYS)
+    _audit(run, author, "import", f"file {path.name}", f"{len(told)} events, {len(new)} of them new", "")
+    return new
+
+
+def unknown_values(run: Run, labels: Sequence[Label]) -> list[str]:
+    """Dimension values of labels that the last scored period does not have, `platform IOS`: a slip, perhaps."""
+    table, name = run.settings.predictions_table, run.metric_name
+    span = run.warehouse.prediction_span(table, name) if run.warehouse.table_schema(table) is not None else None
+    if span is None:
+        return []
+    grain = run.metric.grain
+    last = span[1].astype(f"datetime64[{unit(grain)}]")
+    asked = Asked(table, name, Window(last, last + length(1, grain), grain), {"level": frozenset({run.metric.level})})
+    found = []
+    for d, dimension in enumerate(run.metric.dimensions):
+        given = {one.values[d] for one in labels} - {None}
+        if given:
+            known = run.warehouse.prediction_sums(asked, (dimension,), ("n_rows",))[dimension].to_pylist()
+            found += [f"{dimension} {value}" for value in sorted(map(str, given - set(known)))]
+    return found
 
 
 def take_back(run: Run, id_: str, author: str, note: str = "") -> Label:
-    """A label, of an incident or from a file, no longer holds. Raises DataError if there is no such label."""
-    found = [one for one in labels_of(run) if one.id.startswith(id_) and len(id_) >= _SHORTEST_ID]
-    if len({one.id for one in found}) != 1:
+    """A label, of an incident or from a file, no longer holds; a snooze is none. Raises DataError if there is none."""
+    said = [one for one in labels_of(run) if one.said != "snooze"]
+    found = [one for one in said if one.id.startswith(id_) and len(id_) >= _SHORTEST_ID]
+    if len(found) != 1:
         raise DataError(f"{len(found)} labels of {run.metric_name} begin with {id_!r}: `segwatch labels list` has them")
-    gone = replace(found[-1], said="none", at=run.now, author=_named(author), alarms=(), note=note.strip())
-    write_labels(run.warehouse, run.settings.labels_table, run.metric_name, run.metric, [gone], _OF_INCIDENT)
+    gone = replace(found[0], said="none", at=run.now, author=_named(author), alarms=(), note=note.strip())
+    write_labels(run.warehouse, run.settings.labels_table, run.metric_name, run.metric, [gone], _KEYS)
     _audit(run, author, "label", f"label {gone.id} of {name_of(gone.values)}", "none", note)
     return gone
 
 
 def promote(run: Run, version: str, author: str) -> ModelVersion:
-    """A version is the champion."""
-    before = _champion(run)
+    """A version is the champion. Raises UsageError if nobody is named."""
+    author, before = _named(author), _champion(run)
     return _moved(run, author, "promote", before, run.registry.promote(steps.model_name(run.metric_name), version))
 
 
 def rollback(run: Run, author: str) -> ModelVersion:
-    """The version that was champion before the champion is so again."""
-    before = _champion(run)
+    """The version that was champion before the champion is so again. Raises UsageError if nobody is named."""
+    author, before = _named(author), _champion(run)
     return _moved(run, author, "rollback", before, run.registry.rollback(steps.model_name(run.metric_name)))
 
 
@@ -133,7 +162,6 @@ def _moved(run: Run, author: str, action: Action, before: str, champion: ModelVe
 
 
 def _champion(run: Run) -> str:
-
     try:
         return run.registry.resolve(steps.model_name(run.metric_name)).version
     except ModelError:

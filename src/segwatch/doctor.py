@@ -54,7 +54,7 @@ def _looks(settings: Settings, target: Target, warehouse: Warehouse) -> Iterator
     yield "settings", lambda: f"target {settings.default_target}, metrics {', '.join(settings.metrics)}"
     if target.warehouse.startswith("bigquery:") or target.registry == "vertex" or target.bucket.startswith("gs:"):
         yield "credentials", lambda: _credentials(target)
-        yield "APIs", lambda: _apis(target)
+        yield "APIs", lambda: _apis(settings, target)
     yield "warehouse", lambda: _tables(warehouse)
     for name, metric in settings.metrics.items():
         yield f"table of {name}", lambda metric=metric: _metric_table(warehouse, metric)  # type: ignore[misc]
@@ -76,6 +76,11 @@ def _channel(settings: Settings, name: str) -> str:
     rules = [rule for rule, alert in settings.alerts.items() if name in alert.channels]
     if not rules:
         raise SettingsError(f"no rule names it: add it to the channels of one, as [alerts.NAME] channels = [{name!r}]")
+    if settings.target(None).runner == "vertex" and "${" in settings.channels[name].url:
+        raise SettingsError(
+            "the containers of a pipeline have none of this machine's variables: keep its address in Secret Manager,"
+            f" and write channels.{name}.url as secret://projects/P/secrets/S/versions/V"
+        )
     return f"{Channel(settings, name).service}, by {', '.join(rules)}; `segwatch notify --test {name}` tries it"
 
 
@@ -89,7 +94,7 @@ def _credentials(target: Target) -> str:
     return f"accepted for {account(target.google)}"
 
 
-def _apis(target: Target) -> str:
+def _apis(settings: Settings, target: Target) -> str:
     if _is_emulated(target) and not target.google.endpoints.service_usage:
         return "emulators have none"
     needed = ["storage.googleapis.com"] if target.bucket else []
@@ -97,6 +102,8 @@ def _apis(target: Target) -> str:
         needed += ["bigquery.googleapis.com", "bigquerystorage.googleapis.com"]
     if target.registry == "vertex" or target.runner == "vertex":
         needed += ["aiplatform.googleapis.com"]
+    if any(channel.url.startswith("secret://") for channel in settings.channels.values()):
+        needed += ["secretmanager.googleapis.com"]
     missing = disabled_apis(target.google, needed)
     if missing:
         project = target.google.project

@@ -101,7 +101,7 @@ def disabled_apis(settings: Google, apis: Sequence[str]) -> list[str]:
 def read_secret(version: str, settings: Google) -> str:
     """The text of a version of a secret in Secret Manager, named `projects/P/secrets/S/versions/V`.
 
-    Raises SettingsError if that is no such name, BackendError if Secret Manager does not give it.
+    Raises SettingsError if that is no such name or holds no text, BackendError if Secret Manager does not give it.
     """
     if _SECRET_VERSION.fullmatch(version) is None:
         raise SettingsError(f"secret://{version} names no secret: write it as secret://projects/P/secrets/S/versions/V")
@@ -114,7 +114,14 @@ def read_secret(version: str, settings: Google) -> str:
         answer = session.get(f"{endpoint.rstrip('/')}/v1/{version}:access", timeout=_PATIENCE_SECONDS)
         if not answer.ok:
             raise from_http_response(answer)
-    return base64.b64decode(answer.json()["payload"]["data"]).decode("utf-8").strip()
+    held = base64.b64decode(answer.json().get("payload", {}).get("data", ""))
+    try:
+        text = held.decode("utf-8").strip()
+    except UnicodeDecodeError:
+        text = ""
+    if not text:
+        raise SettingsError(f"secret://{version} holds no text: add a version that does")
+    return text
 
 
 def has_image(image: str, settings: Google) -> bool:

@@ -6,6 +6,7 @@ before it, so that scoring it again gives the same rows.
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -15,14 +16,18 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from segwatch.core.incidents import QUIET, Incident, Scored, follow
+from segwatch.core.incidents import Incident, Scored, follow
 from segwatch.core.panel import Ints, Segments
 from segwatch.core.schema import TableSchema
 from segwatch.core.segment import level, segment_id
-from segwatch.core.window import Grain, Window, length, unit, utc_of
+from segwatch.core.window import Grain, Window, length, unit, until, utc_of
 from segwatch.data import incidents_schema
 from segwatch.settings import Metric
+from segwatch.warehouses.asked import Asked, Order
 from segwatch.warehouses.base import Warehouse
+
+# Periods before a Window in which an incident that is still open may have its last row: those may not have been scored.
+_LOOKED_BACK = 30
 
 
 def incidents_table(dimensions: tuple[str, ...]) -> TableSchema:
@@ -39,7 +44,7 @@ def update_incidents(
     predictions: pa.Table,
 ) -> list[Incident]:
     """The table holds what the Window's predictions say of incidents; returns it, in the order of time."""
-    earlier = Window(window.start - length(QUIET + 2, metric.grain), window.start, metric.grain)
+    earlier = Window(window.start - length(_LOOKED_BACK, metric.grain), window.start, metric.grain)
     open_ = [one for one in latest(incidents_of(warehouse, table, metric_name, metric, earlier))
              if one.status != "resolved"]  # fmt: skip
     said: list[Incident] = []
@@ -60,6 +65,14 @@ def incidents_of(warehouse: Warehouse, table: str, metric_name: str, metric: Met
 def incidents_in(rows: pa.Table, metric: Metric) -> list[Incident]:
     """What rows of the incidents table say."""
     return [_incident(row, metric.dimensions, metric.grain) for row in rows.to_pylist()]
+
+
+def incidents_with(
+    warehouse: Warehouse, table: str, metric_name: str, metric: Metric, now: dt.datetime, text: str
+) -> list[Incident]:
+    """What was said up to now of incidents whose ids hold a text, in the order of time."""
+    asked = Asked(table, metric_name, until(now, metric.grain), words=(text,), searched=("incident_id",))
+    return incidents_in(warehouse.asked_rows(asked, order=[Order("ts")]), metric)
 
 
 def latest(said: Iterable[Incident]) -> list[Incident]:

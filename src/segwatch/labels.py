@@ -28,12 +28,15 @@ _MOST_ASKED = 100
 def read_labels(
     warehouse: Warehouse, table: str, incidents_table: str, metric_name: str, metric: Metric, now: dt.datetime
 ) -> list[Label]:
-    """What stands of a metric's labels, each as long as its incident went on; none where there is no table yet."""
+    """What stands of a metric's labels, each as long as its incident went on; none where there is no table yet.
+
+    Those of values of a dimension that the metric no longer has are about no segment of today's.
+    """
     if warehouse.table_schema(table) is None:
         return []
     every = Asked(table, metric_name, until(now, metric.grain))
     rows = warehouse.asked_rows(every, order=[Order("ts"), Order("label_id")])
-    said = standing(_label(row, metric) for row in rows.to_pylist())
+    said = standing(_label(row, metric) for row in rows.to_pylist() if _is_of(row, metric))
     if not said or warehouse.table_schema(incidents_table) is None:
         return said
     ids = frozenset(one.id for one in said)
@@ -78,8 +81,12 @@ def _row(one: Label, metric_name: str, dimensions: Sequence[str]) -> dict[str, o
     }
 
 
+def _is_of(row: Mapping[str, Any], metric: Metric) -> bool:
+    return set(json.loads(row["dimensions"])) <= set(metric.dimensions)
+
+
 def _label(row: Mapping[str, Any], metric: Metric) -> Label:
-    """Inverse of `_row`. Values of a dimension that the metric no longer has are any."""
+    """Inverse of `_row`."""
     named = json.loads(row["dimensions"])
     first, last = (period_of(row[name], metric.grain) for name in ("first_ts", "last_ts"))
     return Label(

@@ -361,8 +361,7 @@ def _score(
 @dataclass(frozen=True)
 class Published:
     """What was published: rows of predictions, what is said of incidents in the order of time (None where only some
-    segments were scored, which say nothing of them), what of that was not said before of earlier periods than the last,
-    and what became of the alerts."""
+    segments were scored, which say nothing of them), what of that is news, and what became of the alerts."""
 
     n_rows: int
     said: list[Incident] | None = None
@@ -387,8 +386,9 @@ def publish(run: Run, window: Window, predictions: pa.Table) -> Published:
     of_metric = (run.warehouse, run.settings.incidents_table, run.metric_name, run.metric, window)
     before = {(one.id, one.ts, one.status) for one in incidents_of(*of_metric)}
     said = update_incidents(*of_metric, predictions)
-    last = window.times[-1]
-    news = tuple(one for one in said if one.ts == last or (one.id, one.ts, one.status) not in before)
+    # What is scored again for late rows was told of when it was scored first.
+    rescored = set(window.times[: run.metric.rescore].tolist())
+    news = tuple(one for one in said if one.ts.item() not in rescored or (one.id, one.ts, one.status) not in before)
     try:
         return Published(n_rows, said, news, notify(run))
     except SegwatchError as error:

@@ -455,8 +455,14 @@ def _check_variables() -> None:
     """Nothing happens if every SEGWATCH_* variable sets a key: pydantic ignores those that set none."""
     for name in sorted(os.environ):
         key, _, rest = name.upper().removeprefix(_PREFIX).lower().partition("__")
-        is_known = key in Settings.model_fields and (not rest or key in ("targets", "metrics", "channels", "alerts"))
+        is_known = key in Settings.model_fields and (not rest or key in ("targets", "metrics", "alerts"))
         is_known |= name.upper() in {f"{_PREFIX}UI_{field.upper()}" for field in Page.model_fields}
+        if name.upper().startswith(f"{_PREFIX}CHANNELS"):
+            # It would be read at once, and stand in every pipeline's parameters.
+            raise SettingsError(
+                f"the variable {name} would put a channel's address into the settings: unset it, and write"
+                ' url = "${NAME}" for a variable of another name, which is read when a message is sent'
+            )
         if name.upper().startswith(_PREFIX) and not is_known:
             raise SettingsError(
                 f"the variable {name} sets no key of the settings: unset it, or name one, as {_PREFIX}DEFAULT_TARGET or"

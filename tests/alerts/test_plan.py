@@ -31,7 +31,7 @@ def incident(id_="a", status="new", ts=0, first=None, values=("it", None), direc
 
 
 def known(*said, labels=(), now=NOW, page=""):
-    return Known("m", DIMENSIONS, "day", sorted(said, key=lambda one: one.ts), LAST, labels, now, page)
+    return Known("m", DIMENSIONS, "day", sorted(said, key=lambda one: one.ts), day(199), LAST, labels, now, page)
 
 
 def rule(**options):
@@ -71,6 +71,14 @@ def test_worse_is_told_each_time_that_it_gets_worse_and_resolved_once():
     assert news(over, told("worse", 1), also=("worse",)) == [] and news(known(*again), told("worse", 1), also=()) == []
 
 
+def test_what_nobody_followed_to_its_end_is_told_to_be_over():
+    stale = incident(ts=5)
+    assert news(known(stale), told("new", 5)) == [("a", "resolved")]
+    assert news(known(stale), told("resolved", 5)) == [] and news(known(stale)) == []
+    [message] = messages("big", rule(), "team", known(stale), told("new", 5))
+    assert message.title.endswith(": resolved") and message.is_good
+
+
 @pytest.mark.parametrize(
     ("options", "is_told"),
     [
@@ -79,7 +87,7 @@ def test_worse_is_told_each_time_that_it_gets_worse_and_resolved_once():
         ({"min_duration": 2}, True), ({"min_duration": 3}, False),
         ({"direction": "down"}, True), ({"direction": "up"}, False),
         ({"select": {"country": ("it", "fr")}}, True), ({"select": {"country": ("fr",)}}, False),
-        ({"select": {"platform": ("ios",)}}, True),
+        ({"select": {"platform": ("ios",)}}, True), ({"select": {"device": ("ios",)}}, False),
         ({"select": {"country": ("it",), "platform": ("ios",)}}, True),
     ],
 )  # fmt: skip
@@ -116,8 +124,8 @@ def test_an_incident_is_told_in_words():
         "It accounts for 80 % of all that fell in this day.",
         "Since 2026-11-18 it is -150 in all.",
         "Most of it is in it/app, it/ios and 2 more.",
-        "http://page/incidents/a",
-        "What was it? segwatch label a true, false, expected or new-normal",
+        "http://page/incidents/a?metric=m",
+        "What was it? segwatch label --metric m a true, false, expected or new-normal",
     ]
     assert not message.is_good and message.told == (Told("a", "new", LAST),)
 
@@ -138,6 +146,19 @@ def test_messages_are_one_for_each_incident_run_or_value_and_the_rest_are_named_
     assert [len(one.told) for one in capped] == [1, 1, 4] and capped[2].title == "m: and 4 more incidents"
     everything = {told.incident_id: told for one in capped for told in one.told}
     assert messages("big", rule(max_messages=2), "team", of, everything) == []
+
+
+def test_what_was_told_and_is_no_incident_any_more_is_withdrawn_once_unless_a_label_says_what_it_was():
+    before = {id_: Told(id_, "new", day(3), f"it/{id_} down") for id_ in ("gone", "too")}
+    [message] = messages("big", rule(max_messages=1), "team", known(), before)
+    assert message.title == "m: 2 incidents: withdrawn" and message.is_good
+    assert message.body.splitlines()[:2] == ["it/gone down", "it/too down"]
+    after = {told.incident_id: told for told in message.told}
+    assert messages("big", rule(), "team", known(), after) == []
+    [message] = messages("big", rule(), "team", known(labels=[label("expected", id_="too")]), before)
+    assert message.title == "m: it/gone down: withdrawn"
+    assert messages("big", rule(also=("worse",)), "team", known(), before) == []
+    assert messages("big", rule(), "team", known(), {"old": Told("old", "new", day(300))}) == []
 
 
 def test_a_message_has_the_same_id_for_the_same_news_alone():
@@ -177,9 +198,14 @@ def test_a_digest_tells_once_a_day_what_is_open_and_what_was_resolved_since_yest
     assert message.title == "m, 2026-11-21: 1 open, 1 resolved" and message.day == dt.date(2026, 11, 21)
     assert [line.rpartition(": ")[2] for line in message.body.splitlines()] == ["ongoing", "resolved"]
     assert digest(of, [message.day]) is None and digest(of, [dt.date(2026, 11, 20)]) is not None
-    assert digest(replace(of, now=NOW.replace(hour=7))) is None
-    assert digest(replace(of, now=NOW.replace(hour=7)), timezone="Europe/Rome") is not None
-    assert digest(of, direction="up") is None and digest(known()) is None
+    assert digest(of, direction="up").told == () == digest(known()).told
+
+
+def test_a_digest_whose_hour_no_run_came_after_is_sent_by_the_first_run_of_the_next_day():
+    early = replace(known(incident()), now=NOW.replace(hour=7))
+    before = dt.date(2026, 11, 20)
+    assert digest(early).day == before and digest(early, [before]) is None
+    assert digest(early, [before], timezone="Europe/Rome").day == dt.date(2026, 11, 21)
 
 
 @pytest.mark.parametrize(

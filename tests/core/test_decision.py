@@ -116,6 +116,9 @@ def test_a_barred_row_makes_no_room_for_the_alerts_of_others_and_alerts_in_the_o
     assert not found.is_anomaly.any() and np.flatnonzero(found.is_barred).tolist() == [4] and np.isnan(found.upper[4])
     fallen = one.decide(one.z(np.where(np.arange(2 * N) == 4, -8.0, 0.0)), bars=Bars(up, np.full(2 * N, np.inf)))
     assert np.flatnonzero(fallen.is_anomaly).tolist() == [4]
+    # What is too small to alert does not alert for that, whatever a label says.
+    small = one.decide(values, floors=Floors(1e9), bars=Bars(up, np.full(2 * N, np.inf)))
+    assert not small.is_barred.any()
 
 
 @pytest.mark.parametrize("kind", KINDS)

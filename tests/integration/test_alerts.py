@@ -1,5 +1,6 @@
 import base64
 import contextlib
+import datetime as dt
 import json
 import os
 import signal
@@ -163,11 +164,44 @@ def test_a_snoozed_incident_is_told_when_the_snooze_is_over(dark, segwatch, team
     assert [title.rpartition(": ")[2] for title in of_ios(team)] == ["new"]
 
 
+def test_what_late_rows_take_back_is_withdrawn_once(dark, segwatch, team):
+    segwatch(dark, "infer", "--start", START, "--end", "2026-11-13")
+    [title] = of_ios(team)
+    change(dark, f"UPDATE {TABLE} SET new_users = expected FROM predictions p WHERE p.ts = created_at"
+                 f" AND p.country_code = {TABLE}.country_code AND p.platform = {TABLE}.platform"
+                 f" AND p.channel = {TABLE}.channel AND created_at = '2026-11-12'")  # fmt: skip
+    segwatch(dark, "infer", "--start", START, "--end", "2026-11-13")
+    segwatch(dark, "infer", "--start", START, "--end", "2026-11-13")
+    assert of_ios(team) == [title, "new_users: */ios/* down since 2026-11-12: withdrawn"]
+    assert team.got[-1]["type"] == "success"
+
+
+def test_a_digest_is_sent_once_and_nothing_in_quiet_hours(dark, segwatch, team):
+    before, after = (f"{dt.datetime.now(dt.UTC) + dt.timedelta(hours=hours):%H:%M}" for hours in (-1, 2))
+    rule = (dark / "segwatch.toml").read_text()
+    (dark / "segwatch.toml").write_text(rule.replace("min_impact = 30", f'quiet_hours = "{before}-{after}"'))
+    segwatch(dark, "infer", "--start", START, "--end", STOP)
+    digest = rule.replace("min_impact = 30", f'digest_at = "{after}"')
+    (dark / "segwatch.toml").write_text(f'{digest}quiet_hours = "{before}-{after}"\n')
+    segwatch(dark, "notify")
+    assert not team.got and ask(dark, "SELECT count(*) FROM deliveries") == [(0,)]
+    (dark / "segwatch.toml").write_text(digest)
+    assert "open" in segwatch(dark, "notify", "--dry-run").stdout
+    segwatch(dark, "notify")
+    segwatch(dark, "notify")
+    [title] = team.titles
+    assert title.startswith("new_users, 20") and "*/ios/* down" in team.got[0]["message"]
+
+
 def test_the_doctor_looks_at_channels_without_sending(dark, segwatch, team, monkeypatch):
     add(dark, '[channels.spare]\nurl = "json://localhost/"\n')
     said = segwatch(dark, "doctor", code=4).stdout
     assert "ok    channel team: JSON, by big; `segwatch notify --test team` tries it" in said
     assert "FAIL  channel spare: no rule names it: add it to the channels of one" in said and not team.got
+    monkeypatch.setenv("SEGWATCH_TARGETS__DEV__RUNNER", "vertex")
+    said = segwatch(dark, "doctor", code=4).stdout
+    assert "FAIL  channel team: the containers of a pipeline have none of this machine's variables" in said
+    monkeypatch.delenv("SEGWATCH_TARGETS__DEV__RUNNER")
     monkeypatch.delenv("TEAM_HOOK")
     said = segwatch(dark, "doctor", code=4).stdout
     assert "FAIL  channel team: channels.team.url uses ${TEAM_HOOK}, but the environment has no variable" in said
@@ -230,15 +264,44 @@ def test_a_compiled_pipeline_holds_no_secret(dark, segwatch, team):
     assert "TEAM_HOOK" in text and team.url not in text and str(team.port) not in text
 
 
+def test_a_pipeline_tells_what_one_process_would_have_told_and_acts_on_labels(dark, segwatch, team):
+    score = ("infer", "--start", START, "--end", STOP)
+    segwatch(dark, *score)
+    told = list(team.got)
+    change(dark, "DELETE FROM deliveries", "DELETE FROM incidents", "DELETE FROM predictions")
+    said = segwatch(dark, *score, "--runner", "kfp-local").stderr
+    assert team.got[len(told) :] == told and "to team: new_users: */ios/* down" in " ".join(said.split())
+    [(id_,)] = ask(dark, "SELECT DISTINCT incident_id FROM incidents WHERE platform = 'ios' AND channel IS NULL"
+                         " AND country_code IS NULL AND direction = 'down'")  # fmt: skip
+    segwatch(dark, "label", id_, "expected", "--by", "ann", "--until", OUTAGE[1])
+    segwatch(dark, *score, "--runner", "kfp-local")
+    masked = "FROM predictions WHERE reason = 'expected by a label'"
+    # Three segments and their platform, three days.
+    assert ask(dark, f"SELECT count(*) {masked}") == [(12,)]
+    together = ask(dark, "SELECT * EXCLUDE (run_id, scored_at) FROM predictions ORDER BY ALL")
+    segwatch(dark, *score)
+    assert ask(dark, "SELECT * EXCLUDE (run_id, scored_at) FROM predictions ORDER BY ALL") == together
+
+
+def test_an_address_is_not_taken_into_the_settings_by_a_variable(dark, segwatch, team, monkeypatch):
+    monkeypatch.setenv("SEGWATCH_CHANNELS__TEAM__URL", team.url)
+    said = error(segwatch(dark, "notify", "--dry-run", code=2))
+    assert "the variable SEGWATCH_CHANNELS__TEAM__URL would put a channel's address into the settings" in said
+    assert team.url not in said
+    monkeypatch.delenv("SEGWATCH_CHANNELS__TEAM__URL")
+    monkeypatch.setenv("CHANNELS", "none of segwatch's")
+    segwatch(dark, "notify", "--dry-run", code=0)
+
+
 @contextlib.contextmanager
-def secret_manager(text):
+def secret_manager(held):
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             found = self.path == "/v1/projects/p/secrets/hook/versions/latest:access"
             self.send_response(200 if found else 404)
             self.send_header("Content-Type", "application/json")
             self.end_headers()
-            data = {"payload": {"data": base64.b64encode(text.encode()).decode()}}
+            data = {"payload": {"data": base64.b64encode(held).decode()}}
             self.wfile.write(
                 json.dumps(data if found else {"error": {"code": 404, "message": "no such secret"}}).encode()
             )
@@ -257,7 +320,7 @@ def secret_manager(text):
 
 
 def test_an_address_comes_from_secret_manager(dark, segwatch, team, monkeypatch):
-    with secret_manager(team.url + "\n") as endpoint:
+    with secret_manager(f"{team.url}\n".encode()) as endpoint:
         monkeypatch.setenv("SEGWATCH_TARGETS__DEV__GOOGLE__ENDPOINTS__SECRET_MANAGER", endpoint)
         monkeypatch.setenv("TEAM_HOOK", "secret://projects/p/secrets/hook/versions/latest")
         segwatch(dark, "notify", "--test", "team")
@@ -268,3 +331,12 @@ def test_an_address_comes_from_secret_manager(dark, segwatch, team, monkeypatch)
         assert "names no secret: write it as secret://projects" in error(
             segwatch(dark, "notify", "--test", "team", code=2)
         )
+
+
+@pytest.mark.parametrize("held", [b"", b"\xff\xfe"])
+def test_a_secret_that_holds_no_text_is_told_so(dark, segwatch, monkeypatch, held):
+    with secret_manager(held) as endpoint:
+        monkeypatch.setenv("SEGWATCH_TARGETS__DEV__GOOGLE__ENDPOINTS__SECRET_MANAGER", endpoint)
+        monkeypatch.setenv("TEAM_HOOK", "secret://projects/p/secrets/hook/versions/latest")
+        said = error(segwatch(dark, "notify", "--test", "team", code=2))
+        assert said.endswith("versions/latest holds no text: add a version that does")

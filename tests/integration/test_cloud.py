@@ -15,9 +15,11 @@ from segwatch.warehouses import open_warehouse
 
 from ..fakes.pipelines import PipelinesFake
 from ..fakes.vertex import VertexFake
+from ..servers.hooks import hook
 from .conftest import WATCHED
 
 END, SPLIT = "2026-11-24", "2026-11-20"
+LAST = np.datetime64(END) - 1
 WINDOW = Window(np.datetime64(SPLIT), np.datetime64(END))
 OF_THE_RUN = ["run_id", "scored_at", "model_version"]
 CLOUD = """
@@ -109,20 +111,23 @@ def cloud(tmp_path, segwatch, bigquery_emulator, bucket, vertex, image):
     return write
 
 
-def run_main_job(segwatch, folder):
-    segwatch(folder, "create")
-    segwatch(folder, "data", "insert", "--segments", "9", "--days", "140", "--end", END)
-    # An outage, for there to be an incident.
-    last = np.datetime64(END) - 1
-    dark = [f"{last},it,ios,{channel},0" for channel in ("organic", "paid", "referral")]
+def darken(segwatch, folder):
+    """An outage on the last day, for there to be an incident."""
+    dark = [f"{LAST},it,ios,{channel},0" for channel in ("organic", "paid", "referral")]
     rows = folder / "dark.csv"
     rows.write_text("\n".join(["created_at,country_code,platform,channel,new_users", *dark]))
     segwatch(folder, "data", "insert", "--from", str(rows))
+
+
+def run_main_job(segwatch, folder):
+    segwatch(folder, "create")
+    segwatch(folder, "data", "insert", "--segments", "9", "--days", "140", "--end", END)
+    darken(segwatch, folder)
     segwatch(folder, "train", "--as-of", SPLIT)
     segwatch(folder, "infer", "--start", SPLIT, "--end", END)
     segwatch(folder, "report", "--output", "page.html")
     segwatch(folder, "evaluate", "--as-of", SPLIT)
-    explained = json.loads(segwatch(folder, "--log-format", "json", "explain", "*/ios/*", "--at", str(last)).stdout)
+    explained = json.loads(segwatch(folder, "--log-format", "json", "explain", "*/ios/*", "--at", str(LAST)).stdout)
     assert explained["detectable"] and explained["similar"] and explained["parts"]
     target = load_settings(folder / "segwatch.toml").target(None)
     warehouse = open_warehouse(target.warehouse, target.google)
@@ -143,7 +148,8 @@ def test_the_cloud_gives_the_predictions_that_one_laptop_gives(tmp_path, segwatc
     expected, expected_said, _, expected_explained = run_main_job(segwatch, laptop)
     assert found.num_rows == WATCHED * 4
     assert found.equals(expected) and said.equals(expected_said) and explained == expected_explained
-    assert tables == ["detectability", "incidents", "new_users_metrics", "new_users_metrics_labels", "predictions"]
+    own = ["audit", "backtests", "deliveries", "detectability", "incidents", "labels"]
+    assert tables == [*own, "new_users_metrics", "new_users_metrics_labels", "predictions"]
 
     assert "bytes at most" in segwatch(cloud(), "train", "--as-of", SPLIT, "--dry-run").stderr
     healthy = segwatch(cloud(runner="vertex"), "doctor").stdout.splitlines()
@@ -168,6 +174,32 @@ def test_the_cloud_gives_the_predictions_that_one_laptop_gives(tmp_path, segwatc
     assert "schedule infer of new_users" in removed
     assert (vertex.models, bucket.door.names(bucket.uri)) == ({}, [])
     segwatch(cloud(), "infer", "--start", SPLIT, "--end", END, code=3)
+
+
+def test_labels_and_alerts_are_kept_in_bigquery(segwatch, cloud):
+    folder = cloud(runner="local")
+    with hook() as team, (folder / "segwatch.toml").open("a") as settings:
+        settings.write(f'[channels.team]\nurl = "{team.url}"\n[alerts.all]\nchannels = ["team"]\n')
+        settings.flush()
+        segwatch(folder, "create")
+        segwatch(folder, "data", "insert", "--segments", "9", "--days", "140", "--end", END)
+        darken(segwatch, folder)
+        segwatch(folder, "train", "--as-of", SPLIT)
+        for _ in range(2):
+            segwatch(folder, "infer", "--start", SPLIT, "--end", END)
+        assert team.titles and len(team.titles) == len(set(team.titles))
+        found = segwatch(folder, "--log-format", "json", "incidents").stdout.splitlines()
+        worst = json.loads(found[0])
+        segwatch(folder, "label", worst["id"][:8], "false", "--by", "ann")
+        (folder / "events.csv").write_text("first_day,label,platform\n2026-08-20,outage,ios\n")
+        for _ in range(2):
+            segwatch(folder, "labels", "import", "events.csv", "--by", "ann")
+        lines = [line.split("\t") for line in segwatch(folder, "labels", "list").stdout.splitlines()]
+        assert [line[1:3] for line in lines] == [["true", "*/ios/*"], ["false", worst["cause"]]]
+        assert len(segwatch(folder, "labels", "audit").stdout.splitlines()) == 3
+        assert "labels 3 values left out" in " ".join(
+            segwatch(folder, "train", "--as-of", SPLIT, "--force").stderr.split()
+        )
 
 
 def test_the_doctor_says_what_to_run_for_each_thing_that_is_missing(segwatch, cloud, image):

@@ -87,6 +87,15 @@ def test_a_project_without_the_table_is_told_to_make_it_before_anything_is_writt
     assert len(table(dark))
 
 
+def test_an_incident_is_resolved_although_some_days_were_not_scored(dark, segwatch):
+    segwatch(dark, "infer", "--start", START, "--end", "2026-11-15")
+    segwatch(dark, "infer", "--as-of", "2026-11-24")
+    [(status, ts, last)] = ask(dark, "SELECT status, ts::DATE::TEXT, last_seen::DATE::TEXT FROM incidents WHERE"
+                                     " platform = 'ios' AND country_code IS NULL AND channel IS NULL AND direction ="
+                                     " 'down' ORDER BY ts DESC LIMIT 1")  # fmt: skip
+    assert (status, ts, last) == ("resolved", "2026-11-23", OUTAGE[1])
+
+
 def test_nothing_predicted_yet_is_said_so(trained, segwatch):
     assert "there are no predictions of new_users" in error(segwatch(trained, "incidents", code=3))
 

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from .conftest import END, SPLIT, TABLE, ask, change, error
+from .conftest import END, SPLIT, TABLE, ask, change, edit_settings, error
 
 START, STOP = "2026-11-09", "2026-11-19"
 OUTAGE = ("2026-11-12", "2026-11-14")
@@ -155,6 +155,29 @@ def test_labels_and_who_gave_them_are_listed_and_kept(dark, segwatch):
     assert ask(dark, "SELECT count(*) FROM labels") == [(3,)]
 
 
+def test_a_note_of_several_lines_stays_on_its_line(dark, segwatch):
+    segwatch(dark, "label", incident(dark), "true", "--by", "ann", "--note", "one\ttwo\nthree\x1b[2J")
+    for command in ("list", "audit"):
+        [line] = segwatch(dark, "labels", command).stdout.splitlines()
+        assert line.split("\t")[-1].endswith(r"one\ttwo\nthree\x1b[2J")
+
+
+def test_a_snooze_is_not_taken_back_as_if_it_were_a_label(dark, segwatch):
+    id_ = incident(dark)
+    segwatch(dark, "snooze", id_, "--until", "2026-11-30", "--by", "eve")
+    assert "0 labels of new_users begin with" in error(segwatch(dark, "label", id_, "none", code=3))
+    segwatch(dark, "label", id_, "true", "--by", "ann")
+    segwatch(dark, "label", id_, "none", "--by", "ann")
+    assert [line.split("\t")[1] for line in segwatch(dark, "labels", "list").stdout.splitlines()] == ["snooze"]
+
+
+def test_nobody_moves_the_champion_unnamed(dark, segwatch):
+    segwatch(dark, "train", "--as-of", "2026-11-10", "--force")
+    before = segwatch(dark, "models", "list").stdout
+    error(segwatch(dark, "models", "promote", "1", "--by", " ", code=2))
+    assert segwatch(dark, "models", "list").stdout == before
+
+
 def test_past_events_come_from_a_file_and_the_same_file_again_changes_nothing(dark, segwatch):
     (dark / "events.csv").write_text(
         "first_day,last_day,label,platform,note\n"
@@ -163,7 +186,8 @@ def test_past_events_come_from_a_file_and_the_same_file_again_changes_nothing(da
         "2026-10-25,2026-10-25,new-normal,web,\n"
     )
     assert "3" in segwatch(dark, "labels", "import", "events.csv", "--by", "ann").stderr
-    segwatch(dark, "labels", "import", "events.csv", "--by", "ann")
+    assert shown(segwatch(dark, "labels", "import", "events.csv", "--by", "bob"))["new"] == "0"
+    assert ask(dark, "SELECT DISTINCT author FROM labels") == [("ann",)]
     assert ask(dark, "SELECT label, dimensions, note FROM labels ORDER BY first_ts") == [
         ("true", '{"platform": "ios"}', "payments, down"), ("expected", "{}", "Sale"),
         ("new-normal", '{"platform": "web"}', None),
@@ -174,6 +198,21 @@ def test_past_events_come_from_a_file_and_the_same_file_again_changes_nothing(da
     first = ask(dark, "SELECT label_id FROM labels WHERE label = 'true'")[0][0]
     segwatch(dark, "label", first[:6], "none", "--by", "ann")
     assert "9 values left out" in " ".join(segwatch(dark, "train", "--as-of", "2026-11-19").stderr.split())
+    assert shown(segwatch(dark, "labels", "import", "events.csv", "--by", "eve"))["new"] == "1"
+    assert ask(dark, f"SELECT label, author FROM labels WHERE label_id = '{first}' ORDER BY ts") == [
+        ("true", "ann"), ("none", "ann"), ("true", "eve"),
+    ]  # fmt: skip
+
+
+def test_a_label_of_a_dimension_that_is_gone_is_not_one_of_all_segments(dark, segwatch):
+    (dark / "events.csv").write_text("first_day,label,channel,platform\n2026-10-01,outage,paid,\n"
+                                     "2026-10-02,outage,,ios\n")  # fmt: skip
+    segwatch(dark, "labels", "import", "events.csv")
+    edit_settings(dark, '["country_code", "platform", "channel"]', '["country_code", "platform"]')
+    lines = segwatch(dark, "labels", "list").stdout.splitlines()
+    assert [line.split("\t")[3] for line in lines] == ["2026-10-02"]
+    # One day of the one segment of its platform.
+    assert "labels 1 values left out" in " ".join(segwatch(dark, "train", "--as-of", "2026-11-19").stderr.split())
 
 
 @pytest.mark.parametrize(
@@ -211,6 +250,8 @@ def test_a_file_that_is_none_of_events_is_told_so_and_nothing_is_written(always_
         (("label", "ID", "none"), 3, "0 labels of new_users begin with"),
         (("labels", "import", "none.csv"), 2, "none.csv: there is no such file"),
         (("models", "promote", "99"), 3, "99"),
+        (("models", "promote", "1", "--by", " "), 2, "say with --by who says it"),
+        (("models", "rollback", "--by", " "), 2, "say with --by who says it"),
     ],
 )
 def test_what_cannot_be_said_is_one_sentence_and_nothing_is_written(always_dark, segwatch, arguments, code, said):
@@ -218,6 +259,22 @@ def test_what_cannot_be_said_is_one_sentence_and_nothing_is_written(always_dark,
     given = [incident(dark) if one == "ID" else one for one in arguments]
     assert said in error(segwatch(dark, *given, code=code))
     assert ask(dark, "SELECT count(*) FROM labels") == [(0,)] and ask(dark, "SELECT count(*) FROM audit") == [(0,)]
+
+
+def test_what_goes_on_is_expected_to_an_end_that_is_said(dark, segwatch):
+    change(dark, "DELETE FROM incidents WHERE ts >= '2026-11-14'")
+    id_ = incident(dark)
+    said = error(segwatch(dark, "label", id_, "expected", code=2))
+    assert said == "error: the incident goes on: say with --until to which period it is expected"
+    segwatch(dark, "label", id_, "expected", "--until", "2026-11-14")
+
+
+def test_values_that_no_segment_has_are_told_when_events_are_imported(dark, segwatch):
+    (dark / "events.csv").write_text("first_day,label,platform\n2026-10-01,outage,IOS\n2026-10-02,outage,ios\n")
+    said = segwatch(dark, "labels", "import", "events.csv").stderr
+    assert "no segment has platform IOS now: mend the file if that is a slip" in said
+    assert ask(dark, "SELECT count(*) FROM labels") == [(2,)]
+    assert "no segment" not in segwatch(dark, "labels", "import", "events.csv").stderr
 
 
 def test_a_project_of_before_works_without_labels_and_is_told_to_make_the_table(dark, segwatch):
@@ -242,8 +299,13 @@ def test_hours_are_labelled_by_the_hour(tmp_path, segwatch):
     segwatch(tmp_path, "create")
     segwatch(tmp_path, "data", "insert", "--from", "rows.csv")
     (tmp_path / "events.csv").write_text(
-        "first_day,last_day,label,country\n2026-11-01T10:00,2026-11-01T12:00,outage,a\n2026-11-02,,campaign,b\n"
+        "first_day,last_day,label,country\n2026-11-01T10:00,2026-11-01T12:00,outage,a\n 2026-11-02 , ,campaign,b\n"
     )
     segwatch(tmp_path, "labels", "import", "events.csv")
     # Three hours and a whole day.
     assert "27 values left out" in " ".join(segwatch(tmp_path, "train", "--as-of", END).stderr.split())
+    change(tmp_path, "UPDATE t SET eur = 0 WHERE hour BETWEEN '2026-11-23 10:00' AND '2026-11-23 14:00'")
+    segwatch(tmp_path, "infer", "--start", "2026-11-23T00:00", "--end", "2026-11-23T16:00")
+    id_ = ask(tmp_path, "SELECT incident_id FROM incidents ORDER BY total_impact LIMIT 1")[0][0]
+    assert shown(segwatch(tmp_path, "snooze", id_, "--until", "2026-11-24"))["last"] == "2026-11-24T23"
+    assert shown(segwatch(tmp_path, "snooze", id_, "--until", "2026-11-24T05:00"))["last"] == "2026-11-24T05"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -52,7 +53,7 @@ def check_deliveries(run: Run) -> None:
 
 def planned(run: Run) -> list[Message]:
     """The messages that are due now; nothing is sent."""
-    return list(_due(run, _deliveries(run).read()))
+    return [message for message in _due(run, _deliveries(run).read()) if message.told]
 
 
 def notify(run: Run) -> NotifySummary:
@@ -66,12 +67,16 @@ def notify(run: Run) -> NotifySummary:
     sent: list[Message] = []
     failed: list[Failed] = []
     for message in _due(run, found):
-        if not deliveries.begin(message):
+        if not message.told:
+            deliveries.skip(message)
+            continue
+        begun = deliveries.begin(message)
+        if begun is None:
             continue
         # Nothing is held open while somebody else's server is waited for.
         run.warehouse.close()
         error = _delivered(run, message)
-        deliveries.end(message, error)
+        deliveries.end(begun, error)
         if error is None:
             sent.append(message)
         else:
@@ -94,9 +99,13 @@ def _delivered(run: Run, message: Message) -> str | None:
     return None
 
 
+def _clock() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
+
+
 def _deliveries(run: Run) -> Deliveries:
     return Deliveries(
-        run.warehouse, run.settings.deliveries_table, run.metric_name, run.metric.grain, run.run_id, run.now
+        run.warehouse, run.settings.deliveries_table, run.metric_name, run.metric.grain, run.run_id, _clock
     )
 
 
@@ -105,11 +114,11 @@ def _due(run: Run, found: list[Delivery]) -> Iterator[Message]:
     if known is None:
         return
     for name, rule in rules_of(run).items():
-        for channel in rule.channels:
+        for channel in () if rule.is_quiet(run.now) else rule.channels:
             if rule.digest_at:
                 one = digest_message(name, rule, channel, known, digests_by(found, name, channel))
                 yield from [one] if one else []
-            elif not rule.is_quiet(run.now):
+            else:
                 yield from messages(name, rule, channel, known, told_by(found, name, channel))
 
 
@@ -123,5 +132,6 @@ def _known(run: Run) -> Known | None:
     window = Window(last - length(_LOOKED_AT, metric.grain), last + length(2, metric.grain), metric.grain)
     said = incidents_of(run.warehouse, settings.incidents_table, run.metric_name, metric, window)
     return Known(
-        run.metric_name, metric.dimensions, metric.grain, said, last, labels_of(run), run.now, settings.page_url
-    )
+        run.metric_name, metric.dimensions, metric.grain, said, window.start, last, labels_of(run), run.now,
+        settings.page_url,
+    )  # fmt: skip

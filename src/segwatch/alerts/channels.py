@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import StringIO
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from segwatch import google
 from segwatch.alerts.plan import Message
@@ -11,6 +16,8 @@ from segwatch.errors import BackendError, SettingsError
 from segwatch.settings import Settings, secret
 
 _SECRET = "secret://"
+# Shorter parts of an address are no secrets, and words of any sentence.
+_SHORTEST_SECRET = 6
 
 
 class Channel:
@@ -31,7 +38,7 @@ class Channel:
         if self._url.startswith(_SECRET):
             self._url = google.read_secret(self._url.removeprefix(_SECRET), settings.target(None).google)
         self._apprise: Any = apprise.Apprise()
-        with apprise.LogCapture(level=logging.WARNING):
+        with _said_by_apprise():
             is_known = self._apprise.add(self._url)
         if not is_known:
             raise SettingsError(
@@ -49,12 +56,37 @@ class Channel:
         import apprise
 
         kind = apprise.NotifyType.SUCCESS if message.is_good else apprise.NotifyType.WARNING
-        with apprise.LogCapture(level=logging.WARNING, fmt="%(message)s") as said:
+        with _said_by_apprise() as said:
             delivered = self._apprise.notify(
                 title=message.title, body=message.body, notify_type=kind, body_format=apprise.NotifyFormat.TEXT
             )
-            reason = " ".join(said.getvalue().split()).replace(self._url, "its address")
+            reason = _without(self._url, " ".join(said.getvalue().split()))
         if not delivered:
             raise BackendError(
                 f"the channel {self._name} did not take it: {reason or 'it does not say why'}", retryable=True
             )
+
+
+@contextmanager
+def _said_by_apprise() -> Iterator[StringIO]:
+    """What Apprise warns of in what runs inside; nobody else's log has it, as it may hold addresses."""
+    import apprise
+
+    logger = logging.getLogger("apprise")
+    before, logger.propagate = logger.propagate, False
+    try:
+        with apprise.LogCapture(level=logging.WARNING, fmt="%(message)s") as said:
+            yield said
+    finally:
+        logger.propagate = before
+
+
+def _without(url: str, text: str) -> str:
+    """The text without the address and the parts of it that may be secrets: all but a host with dots."""
+    text = text.replace(url, "its address")
+    parts = {part for form in (url, unquote(url)) for part in re.split(r"[/:@?&=,;#+\s]+", form)}
+    for part in sorted(parts - {urlsplit(url).scheme}, key=len, reverse=True):
+        is_host = "." in part and part.lower() == urlsplit(url).hostname
+        if len(part) >= _SHORTEST_SECRET and not is_host:
+            text = text.replace(part, "***")
+    return text

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
+from urllib.parse import urlencode
 
 import numpy as np
 
 from segwatch.core.incidents import QUIET, Incident, sentence
 from segwatch.core.labels import Label
 from segwatch.core.segment import digest, signed
+from segwatch.core.segment import label as name_of
 from segwatch.core.window import Grain, length
 from segwatch.incidents import latest
 from segwatch.settings import Alert
@@ -30,11 +32,17 @@ _KNOWN = ("false", "expected", "new-normal")
 
 @dataclass(frozen=True)
 class Told:
-    """What a message says of an incident: as what, and as of which period."""
+    """What a message says of an incident: as what, and as of which period. name: what the incident is called."""
 
     incident_id: str
     as_: As
     as_of: np.datetime64
+    name: str = field(default="", compare=False)
+
+    @property
+    def news(self) -> tuple[str, As, np.datetime64 | None]:
+        """What is told once: that it is new, that it is over, and each time that it gets worse."""
+        return self.incident_id, self.as_, self.as_of if self.as_ == "worse" else None
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,8 @@ class Event:
 
     @property
     def told(self) -> Told:
-        return Told(self.incident.id, self.as_, self.incident.ts)
+        one = self.incident
+        return Told(one.id, self.as_, one.ts, f"{name_of(one.values)} {one.direction} since {one.first_seen}")
 
     @property
     def sentence(self) -> str:
@@ -74,13 +83,14 @@ class Message:
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of a metric's incidents. said: in the order of time. last: the last period that was scored.
-    page: address of the page, for links, or empty."""
+    """What is known of a metric's incidents. said: in the order of time, from `first` on. last: the last period that
+    was scored. page: address of the page, for links, or empty."""
 
     metric: str
     dimensions: tuple[str, ...]
     grain: Grain
     said: Sequence[Incident]
+    first: np.datetime64
     last: np.datetime64
     labels: Sequence[Label]
     now: dt.datetime
@@ -90,10 +100,14 @@ class Known:
         """Whether it goes on as of the last period; one that nobody followed further does not."""
         return one.status != "resolved" and bool(one.ts >= self.last - length(QUIET, self.grain))
 
-    def is_silenced(self, one: Incident) -> bool:
-        """Whether people want to hear no more of it."""
+    def link(self, path: str) -> str:
+        """An address in the page."""
+        return f"{self.page.rstrip('/')}{path}?{urlencode({'metric': self.metric})}"
+
+    def is_silenced(self, id_: str) -> bool:
+        """Whether people want to hear no more of an incident."""
         return any(
-            label.id == one.id and (label.said in _KNOWN or (label.said == "snooze" and self.last <= label.last))
+            label.id == id_ and (label.said in _KNOWN or (label.said == "snooze" and self.last <= label.last))
             for label in self.labels
         )
 
@@ -104,7 +118,7 @@ def due(rule: Alert, known: Known, told: Mapping[str, Told]) -> list[Event]:
     for one in latest(known.said):
         before = told.get(one.id)
         as_ = _news(rule, known, one, before)
-        if as_ is not None and (before is not None or _passes(rule, known, one)) and not known.is_silenced(one):
+        if as_ is not None and (before is not None or _passes(rule, known, one)) and not known.is_silenced(one.id):
             events.append(Event(one, as_))
     return sorted(events, key=lambda event: (-event.incident.peak, event.incident.id))
 
@@ -114,10 +128,22 @@ def _news(rule: Alert, known: Known, one: Incident, before: Told | None) -> As |
         return "new" if known.is_open(one) else None
     if before.as_ == "resolved":
         return None
-    if one.status == "resolved":
+    if not known.is_open(one):
         return "resolved" if "resolved" in rule.also else None
     grew = any(other.id == one.id and other.status == "worse" and other.ts > before.as_of for other in known.said)
     return "worse" if grew and "worse" in rule.also else None
+
+
+def withdrawn(rule: Alert, known: Known, told: Mapping[str, Told]) -> list[Told]:
+    """What was told of and is no incident any more, since its periods were scored again."""
+    if "resolved" not in rule.also:
+        return []
+    ids = {one.id for one in known.said}
+    return [
+        replace(before, as_="resolved")
+        for id_, before in told.items()
+        if before.as_ != "resolved" and before.as_of >= known.first and id_ not in ids and not known.is_silenced(id_)
+    ]
 
 
 def _passes(rule: Alert, known: Known, one: Incident) -> bool:
@@ -132,10 +158,12 @@ def _passes(rule: Alert, known: Known, one: Incident) -> bool:
 
 
 def _concerns(rule: Alert, dimensions: Sequence[str], one: Incident) -> bool:
-    """Whether an incident has the rule's direction, and values that it selects or that hold those."""
+    """Whether an incident has the rule's direction, and values that it selects or that hold those.
+
+    Of a metric without a dimension that is selected none does."""
     named = dict(zip(dimensions, one.values, strict=True))
     return rule.direction in (one.direction, "both") and all(
-        named.get(name) is None or named[name] in wanted for name, wanted in rule.select.items()
+        name in named and (named[name] is None or named[name] in wanted) for name, wanted in rule.select.items()
     )
 
 
@@ -150,7 +178,8 @@ def messages(name: str, rule: Alert, channel: str, known: Known, told: Mapping[s
     if rest:
         title = f"{known.metric}: and {len(rest):,} more incident{'s' * (len(rest) != 1)}"
         found.append(_several(name, channel, known, title, rest))
-    return found
+    gone = withdrawn(rule, known, told)
+    return [*found, _withdrawal(name, channel, known, gone)] if gone else found
 
 
 def _group(rule: Alert, dimensions: Sequence[str], event: Event) -> str:
@@ -173,12 +202,22 @@ def _message(name: str, channel: str, known: Known, group: str, events: Sequence
     return Message(name, channel, title, body, (event.told,), is_good=event.as_ == "resolved")
 
 
+def _withdrawal(name: str, channel: str, known: Known, gone: Sequence[Told]) -> Message:
+    what = gone[0].name if len(gone) == 1 else f"{len(gone):,} incidents"
+    lines = [one.name for one in gone[:_LISTED]]
+    if len(gone) > _LISTED:
+        lines.append(f"and {len(gone) - _LISTED:,} more")
+    lines.append("Scored again, as rows came late or by another model, these periods no longer alert.")
+    title = f"{known.metric}: {what}: withdrawn"
+    return Message(name, channel, title, "\n".join(lines), tuple(gone), is_good=True)
+
+
 def _several(name: str, channel: str, known: Known, title: str, events: Sequence[Event]) -> Message:
     lines = [event.sentence for event in events[:_LISTED]]
     if len(events) > _LISTED:
         lines.append(f"and {len(events) - _LISTED:,} more: see `segwatch incidents`")
     if known.page:
-        lines.append(known.page)
+        lines.append(known.link("/"))
     is_good = all(event.as_ == "resolved" for event in events)
     return Message(name, channel, title, "\n".join(lines), tuple(event.told for event in events), is_good=is_good)
 
@@ -195,15 +234,17 @@ def _details(event: Event, known: Known) -> Iterator[str]:
         more = f" and {one.n_segments - _NAMED:,} more" if one.n_segments > _NAMED else ""
         yield f"Most of it is in {named}{more}."
     if known.page:
-        yield f"{known.page.rstrip('/')}/incidents/{one.id}"
-    yield f"What was it? segwatch label {one.id[:12]} true, false, expected or new-normal"
+        yield known.link(f"/incidents/{one.id}")
+    yield f"What was it? segwatch label --metric {known.metric} {one.id[:12]} true, false, expected or new-normal"
 
 
 def digest_message(name: str, rule: Alert, channel: str, known: Known, sent: Iterable[dt.date]) -> Message | None:
-    """The day's digest: what goes on, and what is over since the day before. None where it is not time yet, it was
-    sent, or there is nothing to tell."""
+    """The digest that was due last: what goes on, and what is over since the day before; it tells of nothing where
+    there is nothing to tell. None where it was sent."""
     local = known.now.astimezone(rule.zone)
-    if local.time() < rule.digest_time or local.date() in set(sent):
+    # That of the day before is still to be sent where no run came after its hour.
+    day = local.date() - dt.timedelta(days=local.time() < rule.digest_time)
+    if day in set(sent):
         return None
     yesterday = known.last - np.timedelta64(24, "h")
     told = [
@@ -211,13 +252,11 @@ def digest_message(name: str, rule: Alert, channel: str, known: Known, sent: Ite
         for one in latest(known.said)
         if (known.is_open(one) or (one.status == "resolved" and one.ts > yesterday))
         and _passes(rule, known, one)
-        and not known.is_silenced(one)
+        and not known.is_silenced(one.id)
     ]
-    if not told:
-        return None
     told.sort(key=lambda event: (event.as_ == "resolved", -event.incident.peak, event.incident.id))
     n_open = sum(event.as_ != "resolved" for event in told)
     title = f"{known.metric}, {local.date()}: {n_open} open, {len(told) - n_open} resolved"
     found = _several(name, channel, known, title, told)
     lines = [sentence(event.incident) for event in told[:_LISTED]] + found.body.splitlines()[min(len(told), _LISTED) :]
-    return replace(found, body="\n".join(lines), day=local.date())
+    return replace(found, body="\n".join(lines), day=day)

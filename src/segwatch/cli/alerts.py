@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from segwatch.cli.session import MetricOption, Session, opened_run
+from segwatch.cli.session import MetricOption, Session, opened_run, printable
 
 
 def notify(
@@ -39,9 +39,9 @@ def _planned(session: Session, metric: str) -> int:
     with opened_run(session, metric, None) as run:
         found = planned(run)
     for message in found:
-        typer.echo(f"to {message.channel}, by {message.rule}: {message.title}")
+        typer.echo(f"to {message.channel}, by {message.rule}: {printable(message.title)}")
         for line in message.body.splitlines():
-            typer.echo(f"    {line}")
+            typer.echo(f"    {printable(line)}")
     if not found:
         typer.echo(f"nothing is to be told of {metric}", err=True)
     return 0

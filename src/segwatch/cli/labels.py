@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from segwatch.cli.session import LogFormat, MetricOption, Session, opened_run, user_name
+from segwatch.cli.session import LogFormat, MetricOption, Session, opened_run, printable, user_name
 
 By = Annotated[str | None, typer.Option("--by", help="Who says it; default: the user of this machine.")]
 Note = Annotated[str, typer.Option("--note", help="What to remember of it.")]
@@ -82,7 +82,7 @@ def labels_list(context: typer.Context, metric: MetricOption = None) -> None:
             typer.echo(json.dumps(facts, ensure_ascii=False))
         else:
             names = ("id", "label", "cause", "first", "last", "author", "note")
-            typer.echo("\t".join(str(facts[name]) for name in names))
+            typer.echo("\t".join(printable(str(facts[name])) for name in names))
     if not found:
         typer.echo("no label", err=True)
 
@@ -100,8 +100,13 @@ def labels_import(
     from segwatch import actions
 
     with opened_run(context.obj, metric, None) as run:
-        labels = actions.import_events(run, file, user_name(by))
-    context.obj.say("labels import", events=len(labels))
+        new = actions.import_events(run, file, user_name(by))
+        unknown = actions.unknown_values(run, new)
+    if unknown:
+        typer.echo(
+            f"no segment has {', '.join(map(printable, unknown))} now: mend the file if that is a slip", err=True
+        )
+    context.obj.say("labels import", new=len(new))
 
 
 @labels_app.command("audit")
@@ -116,6 +121,7 @@ def labels_audit(context: typer.Context, metric: MetricOption = None) -> None:
         if context.obj.log_format is LogFormat.json:
             typer.echo(json.dumps(facts, ensure_ascii=False))
         else:
-            typer.echo("\t".join(str(facts[name]) for name in ("ts", "author", "action", "subject", "detail")))
+            names = ("ts", "author", "action", "subject", "detail")
+            typer.echo("\t".join(printable(str(facts[name])) for name in names))
     if not rows:
         typer.echo("nothing was done yet", err=True)

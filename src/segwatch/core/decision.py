@@ -102,6 +102,7 @@ def decide(
     if features.is_count:
         lower = np.maximum(lower, 0.0)
     is_anomaly &= np.abs(impact) >= floor
+    is_barred &= np.abs(impact) >= floor
     # Both sides unbounded and still flagged: no value would have passed.
     is_pattern = is_anomaly & np.isnan(lower) & np.isnan(upper)
     is_ongoing = is_ongoing if is_over is None else is_ongoing & ~is_over

@@ -178,9 +178,7 @@ def _carry(panel: Panel, row: int, column: int, end: int) -> bool:
     values = np.array(panel.values[row, start:end])
     sizes = np.ones(len(values)) if panel.exposure is None else np.array(panel.exposure[row, start:end])
     before, slots = column - start, np.arange(start, end) % week
-    usual = np.array(
-        [_rate(values, sizes, (slots == slot) & (np.arange(len(values)) < before)) for slot in range(week)]
-    )
+    usual = _rates(values[:before], sizes[:before], slots[:before], week)
     expected, seen = usual[slots[before:]] * sizes[before:], values[before:]
     both = ~np.isnan(expected) & ~np.isnan(seen)
     if not both.any():
@@ -194,9 +192,11 @@ def _carry(panel: Panel, row: int, column: int, end: int) -> bool:
     return True
 
 
-def _rate(values: Floats, sizes: Floats, where: Bools) -> float:
-    total = np.nansum(sizes[where & ~np.isnan(values)])
-    return float(np.nansum(values[where]) / total) if total > 0 else np.nan
+def _rates(values: Floats, sizes: Floats, slots: Ints, n_slots: int) -> Floats:
+    """(n_slots,), what the values of each slot of a week are of their sizes; NaN where nothing is known."""
+    known = ~np.isnan(values)
+    totals, sums = (np.bincount(slots[known], np.nan_to_num(of[known]), n_slots) for of in (sizes, values))
+    return np.asarray(np.divide(sums, totals, out=np.full(n_slots, np.nan), where=totals > 0))
 
 
 class _Places:

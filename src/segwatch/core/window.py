@@ -132,6 +132,19 @@ def parse_time(text: str, grain: Grain, option: str) -> np.datetime64:
     return coarse
 
 
+def parse_last(text: str, grain: Grain, option: str) -> np.datetime64:
+    """The last period that an ISO 8601 date or time names: of a day that is given to hours, its last hour.
+
+    Raises UsageError as `parse_time`.
+    """
+    first = parse_time(text, grain, option)
+    try:
+        dt.date.fromisoformat(text)
+    except ValueError:
+        return first
+    return first + np.timedelta64(1, "D") - length(1, grain)
+
+
 def until(now: dt.datetime, grain: Grain) -> Window:
     """All time up to now, today included."""
     end = np.datetime64(now.astimezone(dt.UTC).replace(tzinfo=None), "D") + np.timedelta64(1, "D")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from segwatch.core.labels import Label
 from segwatch.core.segment import Values, digest
-from segwatch.core.window import Grain, parse_time
+from segwatch.core.window import Grain, parse_last, parse_time
 from segwatch.errors import DataError, UsageError, disk_error
 from segwatch.settings import Metric
 
@@ -47,6 +47,9 @@ def read_events(path: Path, metric: Metric, author: str, now: dt.datetime) -> li
 
 def _check_header(path: Path, names: Sequence[str], metric: Metric) -> None:
     known = (*_COLUMNS, *metric.dimensions)
+    both = [name for name in metric.dimensions if name in _COLUMNS]
+    if both:
+        raise DataError(f"the dimension {both[0]!r} has the name of a column of events: make a view that renames it")
     missing = [name for name in ("first_day", "label") if name not in names]
     if missing:
         raise DataError(f"{path} has no column {missing[0]!r}: it holds {', '.join(names) or 'nothing'}")
@@ -66,20 +69,20 @@ def _event(
     if said not in _OF_EVENTS:
         wanted = ", ".join((*_OF_EVENTS, *_SYNONYMS))
         raise DataError(f"{place}: the label {given!r} is none of {wanted}; a false alarm is said of an incident")
-    first = _period(place, "first_day", str(row["first_day"]), metric.grain)
-    text = str(row.get("last_day") or "")
-    last = _period(place, "last_day", text, metric.grain) if text else first
-    if metric.grain == "hour" and len(text or str(row["first_day"])) == len("2026-11-27"):
-        last = last + np.timedelta64(23, "h")
+    first_day, last_day = str(row["first_day"]).strip(), str(row.get("last_day") or "").strip()
+    first = _period(place, "first_day", first_day, metric.grain, parse_time)
+    last = _period(place, "last_day" if last_day else "first_day", last_day or first_day, metric.grain, parse_last)
     if last < first:
-        raise DataError(f"{place}: last_day {text} is before first_day {row['first_day']}: swap them")
+        raise DataError(f"{place}: last_day {last_day} is before first_day {first_day}: swap them")
     values: Values = tuple(row.get(name) or None for name in metric.dimensions)
     id_ = digest([str(first), str(last), said, list(values)])
     return Label(id_, said, now, author, values, first, last, note=str(row.get("note") or "").strip())  # type: ignore[arg-type]
 
 
-def _period(place: str, column: str, text: str, grain: Grain) -> np.datetime64:
+def _period(
+    place: str, column: str, text: str, grain: Grain, parse: Callable[[str, Grain, str], np.datetime64]
+) -> np.datetime64:
     try:
-        return parse_time(text.strip(), grain, f"{place}: {column}")
+        return parse(text, grain, f"{place}: {column}")
     except UsageError as error:
         raise DataError(str(error)) from error

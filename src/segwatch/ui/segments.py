@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -196,7 +197,8 @@ def _around(visit: Visit, values: Sequence[str | None], day: np.datetime64) -> p
     names, own_level = visit.dimensions, level(visit.dimensions, values)
     known = {name: value for name, value in zip(names, values, strict=True) if value is not None}
     if len(known) >= 2:
-        parents = [_exactly(visit, one) for one in ({}, *({name: value} for name, value in known.items()))]
+        most = min(visit.metric.max_rollup_order, len(known) - 1)
+        parents = [_exactly(visit, dict(some)) for n in range(most + 1) for some in combinations(known.items(), n)]
         others = [_kind(own_level, {n: v for n, v in known.items() if n != name}) for name in known]
         return _rows_of(visit, day, [*parents, *others])
     itself = _rows_of(visit, day, [_exactly(visit, {}), _exactly(visit, known)])
