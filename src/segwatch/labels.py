@@ -11,16 +11,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from segwatch.core.labels import SAID, Label, Said, followed, standing
 from segwatch.core.segment import label
-from segwatch.core.window import period_of, until, utc_of
+from segwatch.core.window import Window, period_of, until, utc_of
 from segwatch.data import incident_labels_schema
 from segwatch.errors import DataError, UsageError
-from segwatch.incidents import known
 from segwatch.settings import Metric
 from segwatch.warehouses.asked import Asked, Order
 from segwatch.warehouses.base import Warehouse
+
+_MOST_ASKED = 100
 
 
 def read_labels(
@@ -37,11 +39,14 @@ def read_labels(
     said = standing(_label(row, metric) for row in rows.to_pylist() if _is_of(row, metric))
     if not said or warehouse.table_schema(incidents_table) is None:
         return said
-    of_these = Asked(
-        incidents_table, metric_name, until(now, metric.grain), {"incident_id": frozenset(one.id for one in said)}
-    )
-    seen = known(warehouse.asked_rows(of_these)).select(["incident_id", "last_seen"]).to_pylist()
-    last_seen = {row["incident_id"]: period_of(row["last_seen"], metric.grain) for row in seen}
+    ids = frozenset(one.id for one in said)
+    # A long list of ids takes longer to ask for than all incidents.
+    among = {"incident_id": ids} if len(ids) <= _MOST_ASKED else {}
+    since = Window(min(one.first for one in said), until(now, metric.grain).end, metric.grain)
+    seen = warehouse.asked_rows(Asked(incidents_table, metric_name, since, among), ("incident_id", "last_seen"))
+    ended = seen.filter(pc.is_in(seen["incident_id"], pa.array(list(ids)))).group_by("incident_id")
+    latest = ended.aggregate([("last_seen", "max")]).to_pylist()
+    last_seen = {row["incident_id"]: period_of(row["last_seen_max"], metric.grain) for row in latest}
     return followed(said, last_seen)
 
 

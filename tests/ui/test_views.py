@@ -106,7 +106,7 @@ def test_a_list_of_many_goes_on_page_by_page(tmp_path, serve):
 def test_a_segment_shows_its_chart_its_flagged_days_and_what_is_around_it(ask):
     page = ask(f"/segments/{RISEN}")
     assert "300 on 23 Nov 2026, 100 expected: +200 (+200 %). ▲ up It alerts." in page.words
-    assert "1 in 25 Sep – 23 Nov 2026" in page.words and "2026-11-23" in page.words
+    assert "1 in 13 Oct – 23 Nov 2026" in page.words and "2026-11-23" in page.words
     around = page.words[page.words.index("Around it") :]
     for name in ("total", "fr/*/*", "*/web/*", "*/*/ads", "de/web/ads", "fr/ios/ads", "fr/web/search"):
         assert name in around

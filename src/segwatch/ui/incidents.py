@@ -25,6 +25,8 @@ SHOWN = 25
 """Incidents on a page, and segments of one."""
 _LOOK_BACK = 90
 _SPARK_PERIODS, _SPARK_AFTER = 28, 7
+# Periods over which the incidents on a page may lie, to have a line each.
+_SPARKS_OVER = 60
 # Segments of which many can be looked up by their ids in no time.
 _QUICK = 20_000
 _LISTED = (
@@ -141,7 +143,7 @@ def _sparks(visit: Visit, rows: Sequence[Mapping[str, Any]], n_segments: int) ->
     if not ends:
         return {}
     is_quick = n_segments <= _QUICK
-    window = visit.window_to(max(ends.values()), PERIODS if is_quick else _SPARK_PERIODS)
+    window = visit.window_to(max(ends.values()), _SPARKS_OVER if is_quick else _SPARK_PERIODS)
     asked = [replace(visit.asked(window), without={"level": visit.metric.level})]
     of_segments = frozenset[Cell](row["segment_id"] for row in rows if row["level"] == visit.metric.level)
     if of_segments and is_quick:

@@ -36,6 +36,10 @@ RELATIVES = 8
 STATUSES = ("ok", "new_segment", "too_short", "no_data", "ended")
 _MOST_PERIODS = 1000
 _LISTED = ("segment_id", "level", "value", "expected", "impact", "p_value", "is_anomaly", "direction", "status")
+_EXPLAINED = (
+    *_LISTED, "ts", "denominator", "lower", "upper", "impact_share", "score", "prediction", "reason", "model_version"
+)  # fmt: skip
+_OF_SEGMENT = (*CHARTED, "impact", "p_value", "status", "model_version")
 _ORDERS = {
     "impact": (Order("impact", "size"), Order("segment_id")),
     "p": (Order("p_value"), Order("segment_id")),
@@ -95,7 +99,9 @@ def segment(visit: Visit) -> tuple[str, dict[str, Any]]:
     last = visit.period("end", visit.last + length(1, grain)) - length(1, grain)
     window = visit.window_to(last, visit.number("periods", PERIODS, _MOST_PERIODS))
     values = _values_of(visit, id_, window)
-    rows = visit.warehouse.asked_rows(visit.of_segment(window, values), _columns(visit), [Order("ts")])
+    rows = visit.warehouse.asked_rows(
+        visit.of_segment(window, values), (*_OF_SEGMENT, *_explaining(visit)), [Order("ts")]
+    )
     latest = rows.slice(rows.num_rows - 1).to_pylist()[0]
     what = words.cause(visit.dimensions, values)
     chosen = {name: value for name, value in zip(visit.dimensions, values, strict=True) if value is not None}
@@ -118,6 +124,7 @@ def segment(visit: Visit) -> tuple[str, dict[str, Any]]:
         "window": window,
         "last": last,
         "periods": len(window),
+        "usual": PERIODS,
         "has_earlier": window.start > visit.span[0],
         "chart": chart.result(),
         "flagged": flagged,
@@ -139,11 +146,10 @@ def _values_of(visit: Visit, id_: str, window: Window) -> list[str | None]:
     raise Refused(404, f"{visit.metric_name} has no segment {words.shown(id_[:40])} in {window}.")
 
 
-def _columns(visit: Visit) -> tuple[str, ...]:
-    """The columns of a segment's page; a table of before may lack what explains its alerts."""
+def _explaining(visit: Visit) -> tuple[str, ...]:
+    """The column of what made an alert; a table of before may lack it."""
     held = visit.warehouse.table_schema(visit.project.settings.predictions_table)
-    explained = ("contributions",) if held is not None and "contributions" in held.names else ()
-    return (*CHARTED, "impact", "p_value", "status", "model_version", *explained)
+    return ("contributions",) if held is not None and "contributions" in held.names else ()
 
 
 def _flagged(visit: Visit, row: dict[str, Any]) -> dict[str, Any]:
@@ -221,7 +227,9 @@ def _rows_of(
 ) -> pa.Table:
     """Rows of a period that are of one of these kinds."""
     asked = replace(visit.asked(_day(visit, day)), either=tuple(either))
-    return visit.warehouse.asked_rows(asked, (), _ORDERS["impact"], limit)
+    return visit.warehouse.asked_rows(
+        asked, (*visit.dimensions, *_EXPLAINED, *_explaining(visit)), _ORDERS["impact"], limit
+    )
 
 
 def _exactly(visit: Visit, values: Mapping[str, str]) -> dict[str, frozenset[Cell]]:

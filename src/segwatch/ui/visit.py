@@ -29,7 +29,7 @@ from segwatch.ui.guard import Refused
 from segwatch.warehouses import Warehouse, open_reader, open_warehouse
 from segwatch.warehouses.asked import Asked, Cell
 
-PERIODS = 60
+PERIODS = 42
 """Periods that charts and lists go back unless more are asked for."""
 MOST_VALUES = 200
 """Values of a dimension that are offered to choose from."""

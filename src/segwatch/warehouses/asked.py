@@ -171,9 +171,10 @@ def parameterised(
     from sqlglot import exp
 
     values: list[str] = []
+    texts = asked.texts
 
     def replaced(node: exp.Expression) -> exp.Expression:
-        if not (isinstance(node, exp.Literal) and node.is_string and node.this in asked.texts):
+        if not (isinstance(node, exp.Literal) and node.is_string and node.this in texts):
             return node
         values.append(str(node.this))
         return parameter(len(values))

@@ -329,13 +329,36 @@ class DuckdbWarehouse(RelationalWarehouse):
 
 
 class DuckdbReader(DuckdbWarehouse):
-    """The warehouse in a DuckDB file that other processes may read at the same time; it refuses all changes."""
+    """The warehouse in a DuckDB file that other processes may read at the same time; it refuses all changes.
+
+    What tables there are is asked once: as long as a reader has the file nobody changes it.
+    """
 
     _is_reader = True
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._seen: list[Relation] | None = None
+        self._held: dict[Name, pa.Schema] = {}
+
+    def close(self) -> None:
+        """See Warehouse."""
+        super().close()
+        self._seen, self._held = None, {}
 
     @property
     def _patience(self) -> float:
         return READER_WAIT_SECONDS
+
+    def _relations(self) -> list[Relation]:
+        if self._seen is None:
+            self._seen = super()._relations()
+        return self._seen
+
+    def _columns(self, name: Name) -> pa.Schema:
+        if name not in self._held:
+            self._held[name] = super()._columns(name)
+        return self._held[name]
 
 
 def _check_folder(folder: Path) -> None:
