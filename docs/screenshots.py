@@ -1,4 +1,4 @@
-"""Draws docs/ui-*.png anew: python docs/screenshots.py DEMO, the folder of `make demo`. Needs Chromium."""
+"""Draws docs/ui-*.png and report.png: python docs/screenshots.py DEMO, the folder of `make demo`. Needs Chromium."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ from pathlib import Path
 from playwright.sync_api import Browser, sync_playwright
 
 DOCS = Path(__file__).parent
-SIZES = {"desk": (1200, 800), "telephone": (390, 800)}
+SIZES = {"desk": (1200, 800), "tall": (1200, 1000), "telephone": (390, 800), "report": (1250, 1541)}
 
 
 @contextmanager
@@ -27,11 +27,11 @@ def page_of(demo: Path) -> Iterator[str]:
             process.terminate()
 
 
-def draw(browser: Browser, url: str, name: str, size: str, scheme: str, whole: bool = False) -> None:
+def draw(browser: Browser, url: str, name: str, size: str, scheme: str) -> None:
     width, height = SIZES[size]
     page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
     page.goto(url)
-    page.screenshot(path=DOCS / f"ui-{name}.png", full_page=whole)
+    page.screenshot(path=DOCS / f"{name}.png")
     page.close()
 
 
@@ -46,10 +46,11 @@ def main(demo: Path) -> None:
         page = browser.new_page()
         page.goto(f"{url}/?q=ios")
         incident = url + str(page.locator("ol.incidents h2 a").first.get_attribute("href"))
-        draw(browser, f"{url}/", "incidents", "desk", "light")
-        draw(browser, incident, "incident", "desk", "light")
-        draw(browser, f"{url}/segments", "segments", "desk", "dark")
-        draw(browser, incident, "telephone", "telephone", "dark")
+        draw(browser, f"{url}/", "ui-incidents", "desk", "light")
+        draw(browser, incident, "ui-incident", "tall", "light")
+        draw(browser, f"{url}/segments", "ui-segments", "desk", "dark")
+        draw(browser, incident, "ui-telephone", "telephone", "dark")
+        draw(browser, f"file://{(demo / 'segwatch-report.html').absolute()}", "report", "report", "light")
         browser.close()
 
 

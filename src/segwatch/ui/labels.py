@@ -80,4 +80,6 @@ def audit(visit: Visit) -> tuple[str, dict[str, Any]]:
     for row in rows:
         id_ = row["subject"].removeprefix("incident ")
         row["link"] = visit.link(f"/incidents/{id_}") if id_ != row["subject"] else ""
+        if row["link"]:
+            row["subject"] = f"incident {id_[:12]}"
     return "audit.html", {"title": "Audit", "rows": rows, "most": _ACTS}
