@@ -13,13 +13,13 @@ from segwatch.audit import Action, write_audit
 from segwatch.core.incidents import Incident
 from segwatch.core.labels import Label, Said, alarms_of
 from segwatch.core.segment import label as name_of
-from segwatch.core.window import Window, length, parse_last, unit
+from segwatch.core.window import Window, length, parse_last
 from segwatch.data.events import read_events
 from segwatch.errors import BackendError, DataError, ModelError, UsageError
 from segwatch.incidents import incidents_with, latest
 from segwatch.labels import write_labels
 from segwatch.registries import ModelVersion
-from segwatch.run import Run, labels_of
+from segwatch.run import Run, labels_of, scored_span
 from segwatch.warehouses.asked import Asked, Cell
 
 _KEYS = ("metric", "label_id", "ts")
@@ -33,9 +33,7 @@ def find_incident(run: Run, id_: str) -> Incident:
     """
     if len(id_) < _SHORTEST_ID:
         raise UsageError(f"{id_!r} is too short for an incident: give {_SHORTEST_ID} digits of its id or more")
-    known = latest(
-        incidents_with(run.warehouse, run.settings.incidents_table, run.metric_name, run.metric, run.now, id_)
-    )
+    known = latest(incidents_with(run.warehouse, run.settings.incidents_table, run.metric_name, run.metric, id_))
     found = [one for one in known if one.id.startswith(id_)]
     if not found:
         raise DataError(f"{run.metric_name} has no incident {id_!r}: `segwatch incidents` lists them")
@@ -111,11 +109,10 @@ def import_events(run: Run, path: Path, author: str) -> Sequence[Label]:
 def unknown_values(run: Run, labels: Sequence[Label]) -> list[str]:
     """Dimension values of labels that the last scored period does not have, `platform IOS`: a slip, perhaps."""
     table, name = run.settings.predictions_table, run.metric_name
-    span = run.warehouse.prediction_span(table, name) if run.warehouse.table_schema(table) is not None else None
+    span = scored_span(run) if run.warehouse.table_schema(table) is not None else None
     if span is None:
         return []
-    grain = run.metric.grain
-    last = span[1].astype(f"datetime64[{unit(grain)}]")
+    grain, last = run.metric.grain, span[1]
     asked = Asked(table, name, Window(last, last + length(1, grain), grain), {"level": frozenset({run.metric.level})})
     found = []
     for d, dimension in enumerate(run.metric.dimensions):

@@ -7,7 +7,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from segwatch.core.window import until
+from segwatch.core.window import EVER
 from segwatch.data import audit_schema
 from segwatch.warehouses.asked import Asked, Order
 from segwatch.warehouses.base import Warehouse
@@ -36,10 +36,8 @@ def write_audit(
     warehouse.insert(table, batches, list(row))
 
 
-def audit_of(
-    warehouse: Warehouse, table: str, metric_name: str, now: dt.datetime, limit: int | None = None
-) -> pa.Table:
+def audit_of(warehouse: Warehouse, table: str, metric_name: str, limit: int | None = None) -> pa.Table:
     """Rows of the audit table, the latest first; none where there is no such table."""
     if warehouse.table_schema(table) is None:
         return audit_schema().arrow().empty_table()
-    return warehouse.asked_rows(Asked(table, metric_name, until(now, "day")), order=[Order("ts", "down")], limit=limit)
+    return warehouse.asked_rows(Asked(table, metric_name, EVER), order=[Order("ts", "down")], limit=limit)

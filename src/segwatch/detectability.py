@@ -5,7 +5,6 @@ Of a metric it holds the last evaluation alone; that of some of the segments rep
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,13 +16,10 @@ from segwatch.core.injection import Found
 from segwatch.core.panel import Segments
 from segwatch.core.schema import TableSchema
 from segwatch.core.segment import Selection
-from segwatch.core.window import Grain, Window, period_of
+from segwatch.core.window import EVER, Grain, period_of, utc_of
 from segwatch.data import detectability_schema
 from segwatch.warehouses.asked import Asked, Order
 from segwatch.warehouses.base import Warehouse
-
-EVER = Window(np.datetime64("1970-01-01"), np.datetime64("2200-01-01"))
-"""The rows of a metric, whatever their time."""
 
 
 def detectability_table(dimensions: tuple[str, ...]) -> TableSchema:
@@ -45,14 +41,13 @@ def keep(
 
     as_of: the end of what was evaluated. stamp: run_id and evaluated_at.
     """
-    moment = as_of.astype("datetime64[us]").item().replace(tzinfo=dt.UTC)
     rows = [
         {
             "metric": metric_name,
             "level": segments.levels[one.segment],
             **dict(zip(segments.dimensions, segments.values[one.segment], strict=True)),
             "segment_id": segments.ids[one.segment],
-            "ts": moment,
+            "ts": utc_of(as_of),
             "median_value": one.size,
             "smallest_drop": _known(one.smallest_drop),
             "smallest_rise": _known(one.smallest_rise),

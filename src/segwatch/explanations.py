@@ -28,7 +28,7 @@ from segwatch.core.explanation import (
 from segwatch.core.incidents import Incident
 from segwatch.core.panel import Floats, Segments
 from segwatch.core.segment import ALL, TOTAL, label
-from segwatch.core.window import unit
+from segwatch.core.window import period_of
 from segwatch.errors import DataError
 from segwatch.settings import Metric
 
@@ -49,8 +49,7 @@ class ScoredPeriod:
 
     @property
     def ts(self) -> np.datetime64:
-        moment = self.rows["ts"][0].as_py().replace(tzinfo=None)
-        return np.datetime64(moment, unit(self.metric.grain))
+        return period_of(self.rows["ts"][0].as_py(), self.metric.grain)
 
     @cached_property
     def period(self) -> Period:

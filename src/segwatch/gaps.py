@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from segwatch.core.labels import EXPECTED
 from segwatch.core.segment import Values, holds, label
-from segwatch.core.window import Grain, length, unit
+from segwatch.core.window import Grain, length, period_of
 
 LEFT_OUT = "left out by the calendar"
 """Reason of a row that the user's calendar masks."""
@@ -39,7 +39,7 @@ def gaps_of(predictions: pa.Table, dimensions: Sequence[str], grain: Grain) -> t
     for ts in pc.unique(absent["ts"]).sort():
         rows, lost = (table.filter(pc.equal(table["ts"], ts)).select(dimensions) for table in (predictions, absent))
         missing = list(zip(*(lost[name].to_pylist() for name in dimensions), strict=True))
-        period = np.datetime64(ts.as_py().replace(tzinfo=None), unit(grain))
+        period = period_of(ts.as_py(), grain)
         for one in _largest(rows, missing):
             found.setdefault(one, []).append(period)
     gaps = [

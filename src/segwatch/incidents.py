@@ -6,7 +6,6 @@ before it, so that scoring it again gives the same rows.
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -20,7 +19,7 @@ from segwatch.core.incidents import Incident, Scored, follow
 from segwatch.core.panel import Ints, Segments
 from segwatch.core.schema import TableSchema
 from segwatch.core.segment import level, segment_id
-from segwatch.core.window import Grain, Window, length, unit, until, utc_of
+from segwatch.core.window import EVER, Grain, Window, length, period_of, utc_of
 from segwatch.data import incidents_schema
 from segwatch.settings import Metric
 from segwatch.warehouses.asked import Asked, Order
@@ -67,11 +66,9 @@ def incidents_in(rows: pa.Table, metric: Metric) -> list[Incident]:
     return [_incident(row, metric.dimensions, metric.grain) for row in rows.to_pylist()]
 
 
-def incidents_with(
-    warehouse: Warehouse, table: str, metric_name: str, metric: Metric, now: dt.datetime, text: str
-) -> list[Incident]:
-    """What was said up to now of incidents whose ids hold a text, in the order of time."""
-    asked = Asked(table, metric_name, until(now, metric.grain), words=(text,), searched=("incident_id",))
+def incidents_with(warehouse: Warehouse, table: str, metric_name: str, metric: Metric, text: str) -> list[Incident]:
+    """What was said of incidents whose ids hold a text, in the order of time."""
+    asked = Asked(table, metric_name, EVER, words=(text,), searched=("incident_id",))
     return incidents_in(warehouse.asked_rows(asked, order=[Order("ts")]), metric)
 
 
@@ -114,7 +111,7 @@ def _by_period(predictions: pa.Table, metric: Metric) -> Iterable[tuple[np.datet
         # Ratios cannot be added up, but what they are made of can.
         times = denominator if metric.feature_set.kind == "ratio" else 1.0
         yield (
-            np.datetime64(ts.as_py().replace(tzinfo=None), unit(metric.grain)),
+            period_of(ts.as_py(), metric.grain),
             Scored(
                 segments=Segments.from_columns(metric.dimensions, some),
                 values=values * times,
@@ -166,7 +163,7 @@ def _incident(row: Mapping[str, object], dimensions: tuple[str, ...], grain: Gra
     """Inverse of `_rows`."""
 
     def period(name: str) -> np.datetime64:
-        return np.datetime64(row[name].replace(tzinfo=None), unit(grain))  # type: ignore[attr-defined]
+        return period_of(row[name], grain)  # type: ignore[arg-type]
 
     def number(name: str) -> float:
         value = row[name]

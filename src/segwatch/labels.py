@@ -5,7 +5,6 @@ It only grows: a later row on the same thing counts in place of an earlier one.
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -15,7 +14,7 @@ import pyarrow.compute as pc
 
 from segwatch.core.labels import SAID, Label, Said, followed, standing
 from segwatch.core.segment import label
-from segwatch.core.window import Window, period_of, until, utc_of
+from segwatch.core.window import EVER, period_of, utc_of
 from segwatch.data import incident_labels_schema
 from segwatch.errors import DataError, UsageError
 from segwatch.settings import Metric
@@ -26,7 +25,7 @@ _MOST_ASKED = 100
 
 
 def read_labels(
-    warehouse: Warehouse, table: str, incidents_table: str, metric_name: str, metric: Metric, now: dt.datetime
+    warehouse: Warehouse, table: str, incidents_table: str, metric_name: str, metric: Metric
 ) -> list[Label]:
     """What stands of a metric's labels, each as long as its incident went on; none where there is no table yet.
 
@@ -34,7 +33,7 @@ def read_labels(
     """
     if warehouse.table_schema(table) is None:
         return []
-    every = Asked(table, metric_name, until(now, metric.grain))
+    every = Asked(table, metric_name, EVER)
     rows = warehouse.asked_rows(every, order=[Order("ts"), Order("label_id")])
     said = standing(_label(row, metric) for row in rows.to_pylist() if _is_of(row, metric))
     if not said or warehouse.table_schema(incidents_table) is None:
@@ -42,8 +41,7 @@ def read_labels(
     ids = frozenset(one.id for one in said)
     # A long list of ids takes longer to ask for than all incidents.
     among = {"incident_id": ids} if len(ids) <= _MOST_ASKED else {}
-    since = Window(min(one.first for one in said), until(now, metric.grain).end, metric.grain)
-    seen = warehouse.asked_rows(Asked(incidents_table, metric_name, since, among), ("incident_id", "last_seen"))
+    seen = warehouse.asked_rows(Asked(incidents_table, metric_name, EVER, among), ("incident_id", "last_seen"))
     ended = seen.filter(pc.is_in(seen["incident_id"], pa.array(list(ids)))).group_by("incident_id")
     latest = ended.aggregate([("last_seen", "max")]).to_pylist()
     last_seen = {row["incident_id"]: period_of(row["last_seen_max"], metric.grain) for row in latest}

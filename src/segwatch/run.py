@@ -90,7 +90,7 @@ def open_run(
 def labels_of(run: Run) -> list[Label]:
     """What stands of the metric's labels; see `read_labels`."""
     return read_labels(
-        run.warehouse, run.settings.labels_table, run.settings.incidents_table, run.metric_name, run.metric, run.now
+        run.warehouse, run.settings.labels_table, run.settings.incidents_table, run.metric_name, run.metric
     )
 
 
@@ -144,13 +144,22 @@ def scoring_window(run: Run, as_of: str | None = None, start: str | None = None,
     return Window(parse_time(start, grain, "--start"), until, grain)
 
 
+def scored_span(run: Run) -> tuple[np.datetime64, np.datetime64] | None:
+    """The first and the last period that have predictions; None where none has."""
+    span = run.warehouse.prediction_span(run.settings.predictions_table, run.metric_name)
+    if span is None:
+        return None
+    first, last = (moment.astype(f"datetime64[{unit(run.metric.grain)}]") for moment in span)
+    return first, last
+
+
 def reporting_window(run: Run, start: str | None = None, end: str | None = None) -> Window:
     """[start, end), by default the last 90 periods that have predictions. Raises DataError where none has."""
     grain = run.metric.grain
-    span = run.warehouse.prediction_span(run.settings.predictions_table, run.metric_name)
+    span = scored_span(run)
     if span is None:
         raise DataError(f"there are no predictions of {run.metric_name}: run `segwatch infer` first")
-    first, last = (moment.astype(f"datetime64[{unit(grain)}]") for moment in span)
+    first, last = span
     until = last + length(1, grain) if end is None else parse_time(end, grain, "--end")
     since = max(first, until - length(_REPORTED, grain)) if start is None else parse_time(start, grain, "--start")
     return Window(since, until, grain)

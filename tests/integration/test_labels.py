@@ -269,6 +269,13 @@ def test_what_goes_on_is_expected_to_an_end_that_is_said(dark, segwatch):
     segwatch(dark, "label", id_, "expected", "--until", "2026-11-14")
 
 
+def test_a_campaign_that_is_still_to_come_is_no_obstacle(dark, segwatch):
+    (dark / "events.csv").write_text("first_day,last_day,label\n2027-03-01,2027-03-05,campaign\n")
+    segwatch(dark, "labels", "import", "events.csv")
+    assert "2027-03-01" in segwatch(dark, "labels", "list").stdout
+    segwatch(dark, "infer", "--start", START, "--end", STOP)
+
+
 def test_values_that_no_segment_has_are_told_when_events_are_imported(dark, segwatch):
     (dark / "events.csv").write_text("first_day,label,platform\n2026-10-01,outage,IOS\n2026-10-02,outage,ios\n")
     said = segwatch(dark, "labels", "import", "events.csv").stderr

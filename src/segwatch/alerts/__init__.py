@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from segwatch.alerts.channels import Channel
 from segwatch.alerts.deliveries import Deliveries, Delivery, digests_by, told_by
 from segwatch.alerts.plan import Known, Message, digest_message, messages
-from segwatch.core.window import Window, length, unit
+from segwatch.core.window import Window, length
 from segwatch.errors import BackendError, DataError, SettingsError
 from segwatch.incidents import incidents_of
-from segwatch.run import Run, labels_of
+from segwatch.run import Run, labels_of, scored_span
 from segwatch.settings import Alert
 
 # Periods of incidents that are looked at: an open one has a row in the last of them.
@@ -125,10 +125,10 @@ def _due(run: Run, found: list[Delivery]) -> Iterator[Message]:
 def _known(run: Run) -> Known | None:
     """None where nothing was scored yet."""
     settings, metric = run.settings, run.metric
-    span = run.warehouse.prediction_span(settings.predictions_table, run.metric_name)
+    span = scored_span(run)
     if span is None:
         return None
-    last = span[1].astype(f"datetime64[{unit(metric.grain)}]")
+    last = span[1]
     window = Window(last - length(_LOOKED_AT, metric.grain), last + length(2, metric.grain), metric.grain)
     said = incidents_of(run.warehouse, settings.incidents_table, run.metric_name, metric, window)
     return Known(

@@ -115,7 +115,7 @@ def labels_audit(context: typer.Context, metric: MetricOption = None) -> None:
     from segwatch.audit import audit_of
 
     with opened_run(context.obj, metric, None) as run:
-        rows = audit_of(run.warehouse, run.settings.audit_table, run.metric_name, run.now).to_pylist()
+        rows = audit_of(run.warehouse, run.settings.audit_table, run.metric_name).to_pylist()
     for row in rows:
         facts = {**row, "ts": row["ts"].isoformat(timespec="seconds")}
         if context.obj.log_format is LogFormat.json:

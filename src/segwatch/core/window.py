@@ -101,6 +101,10 @@ class Window:
         return cls(np.datetime64(document["start"]), np.datetime64(document["end"]), grain)
 
 
+EVER = Window(np.datetime64("1970-01-01"), np.datetime64("2200-01-01"))
+"""The rows of a table, whatever their time."""
+
+
 def local_times(window: Window, timezone: str) -> Times:
     """(n_times,) the Window's times by the clock of a time zone, in the unit of its grain; days have none.
 
@@ -143,12 +147,6 @@ def parse_last(text: str, grain: Grain, option: str) -> np.datetime64:
     except ValueError:
         return first
     return first + np.timedelta64(1, "D") - length(1, grain)
-
-
-def until(now: dt.datetime, grain: Grain) -> Window:
-    """All time up to now, today included."""
-    end = np.datetime64(now.astimezone(dt.UTC).replace(tzinfo=None), "D") + np.timedelta64(1, "D")
-    return Window(np.datetime64("1970-01-01"), end, grain)
 
 
 def period_of(moment: dt.datetime, grain: Grain) -> np.datetime64:

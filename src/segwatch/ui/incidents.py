@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from segwatch.core.window import Window, length
+from segwatch.core.window import EVER, Window, length
 from segwatch.incidents import known
 from segwatch.report import text
 from segwatch.ui import words
@@ -44,7 +44,6 @@ _LISTED = (
     "total_impact",
     "n_segments",
 )
-_NEVER = np.datetime64("1900-01-01"), np.datetime64("2200-01-01")
 
 
 def incidents(visit: Visit) -> tuple[str, dict[str, Any]]:
@@ -170,9 +169,7 @@ def _period(visit: Visit, time: Any) -> np.datetime64:
 def incident(visit: Visit) -> tuple[str, dict[str, Any]]:
     """One incident: its chart, the segments that it is made of, and how it went on."""
     id_ = visit.request.path_params["id"]
-    start, end = (time.astype(visit.last.dtype) for time in _NEVER)
-    everything = Window(start, end, visit.metric.grain)
-    said = visit.warehouse.asked_rows(_asked(visit, everything, {"incident_id": frozenset({id_})}), order=[Order("ts")])
+    said = visit.warehouse.asked_rows(_asked(visit, EVER, {"incident_id": frozenset({id_})}), order=[Order("ts")])
     if not said.num_rows:
         _look_elsewhere(visit, id_)
         raise Refused(404, f"There is no incident {words.shown(id_[:40])} of {visit.metric_name}.")
@@ -208,7 +205,7 @@ def _look_elsewhere(visit: Visit, id_: str) -> None:
         return
     settings = visit.project.settings
     for name in settings.metrics:
-        asked = Asked(settings.incidents_table, name, Window(*_NEVER), {"incident_id": frozenset({id_})})
+        asked = Asked(settings.incidents_table, name, EVER, {"incident_id": frozenset({id_})})
         if visit.warehouse.asked_rows(asked, ("ts",), limit=1).num_rows:
             raise Moved(address(visit.request.url.path, {"metric": name}))
 

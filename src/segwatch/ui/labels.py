@@ -76,7 +76,7 @@ def said_of(one: Label) -> dict[str, str]:
 def audit(visit: Visit) -> tuple[str, dict[str, Any]]:
     """Who labelled, snoozed and promoted, the latest first."""
     table = visit.project.settings.audit_table
-    rows = audit_of(visit.warehouse, table, visit.metric_name, visit.now, _ACTS).to_pylist()
+    rows = audit_of(visit.warehouse, table, visit.metric_name, _ACTS).to_pylist()
     for row in rows:
         id_ = row["subject"].removeprefix("incident ")
         row["link"] = visit.link(f"/incidents/{id_}") if id_ != row["subject"] else ""
