@@ -384,10 +384,10 @@ def publish(run: Run, window: Window, predictions: pa.Table) -> Published:
     if run.selection:
         return Published(n_rows)
     of_metric = (run.warehouse, run.settings.incidents_table, run.metric_name, run.metric, window)
-    before = {(one.id, one.ts, one.status) for one in incidents_of(*of_metric)}
-    said = update_incidents(*of_metric, predictions)
     # What is scored again for late rows was told of when it was scored first.
     rescored = set(window.times[: run.metric.rescore].tolist())
+    before = {(one.id, one.ts, one.status) for one in incidents_of(*of_metric)} if rescored else set()
+    said = update_incidents(*of_metric, predictions)
     news = tuple(one for one in said if one.ts.item() not in rescored or (one.id, one.ts, one.status) not in before)
     try:
         return Published(n_rows, said, news, notify(run))

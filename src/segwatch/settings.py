@@ -494,7 +494,7 @@ def _expand(value: Any, path: Path) -> Any:
         return {key: _expand(item, path) for key, item in value.items()}
     if isinstance(value, list):
         return [_expand(item, path) for item in value]
-    return re.sub(r"\$\{(\w+)\}", lambda m: _variable(m[1], path), value) if isinstance(value, str) else value
+    return _expanded(value, str(path)) if isinstance(value, str) else value
 
 
 def secret(text: str, key: str) -> str:
@@ -502,20 +502,17 @@ def secret(text: str, key: str) -> str:
 
     Raises SettingsError naming the variable that is missing, and never what there is.
     """
-
-    def value(found: re.Match[str]) -> str:
-        if found[1] not in os.environ:
-            raise SettingsError(
-                f"{key} uses ${{{found[1]}}}, but the environment has no variable {found[1]}: export it"
-            )
-        return os.environ[found[1]]
-
-    return re.sub(r"\$\{(\w+)\}", value, text)
+    return _expanded(text, key)
 
 
-def _variable(name: str, path: Path) -> str:
+def _expanded(text: str, place: str) -> str:
+    """The text with each `${NAME}` taken from the environment. place: where it stands, for the message."""
+    return re.sub(r"\$\{(\w+)\}", lambda found: _variable(found[1], place), text)
+
+
+def _variable(name: str, place: str) -> str:
     if name not in os.environ:
-        raise SettingsError(f"{path} uses ${{{name}}}, but the environment has no variable {name}: export it")
+        raise SettingsError(f"{place} uses ${{{name}}}, but the environment has no variable {name}: export it")
     return os.environ[name]
 
 

@@ -212,8 +212,11 @@ def _withdrawal(name: str, channel: str, known: Known, gone: Sequence[Told]) -> 
     return Message(name, channel, title, "\n".join(lines), tuple(gone), is_good=True)
 
 
-def _several(name: str, channel: str, known: Known, title: str, events: Sequence[Event]) -> Message:
-    lines = [event.sentence for event in events[:_LISTED]]
+def _several(
+    name: str, channel: str, known: Known, title: str, events: Sequence[Event], said: Sequence[str] = ()
+) -> Message:
+    """One message of several events. said: a line for each, in place of its own sentence."""
+    lines = list((said or [event.sentence for event in events])[:_LISTED])
     if len(events) > _LISTED:
         lines.append(f"and {len(events) - _LISTED:,} more: see `segwatch incidents`")
     if known.page:
@@ -257,6 +260,5 @@ def digest_message(name: str, rule: Alert, channel: str, known: Known, sent: Ite
     told.sort(key=lambda event: (event.as_ == "resolved", -event.incident.peak, event.incident.id))
     n_open = sum(event.as_ != "resolved" for event in told)
     title = f"{known.metric}, {local.date()}: {n_open} open, {len(told) - n_open} resolved"
-    found = _several(name, channel, known, title, told)
-    lines = [sentence(event.incident) for event in told[:_LISTED]] + found.body.splitlines()[min(len(told), _LISTED) :]
-    return replace(found, body="\n".join(lines), day=day)
+    lines = [sentence(event.incident) for event in told]
+    return replace(_several(name, channel, known, title, told, lines), day=day)

@@ -67,22 +67,16 @@ def create(context: typer.Context) -> None:
     settings = context.obj.settings()
     with opened_warehouse(context.obj, settings) as warehouse:
         # First, because making a table is what makes a new database file.
-        made = [settings.predictions_table] * warehouse.create_table(
-            settings.predictions_table, predictions_table(settings.dimensions)
-        )
-        made += [settings.incidents_table] * warehouse.create_table(
-            settings.incidents_table, incidents_table(settings.dimensions)
-        )
-        made += [settings.detectability_table] * warehouse.create_table(
-            settings.detectability_table, detectability_table(settings.dimensions)
-        )
-        for name, schema in (
+        tables = (
+            (settings.predictions_table, predictions_table(settings.dimensions)),
+            (settings.incidents_table, incidents_table(settings.dimensions)),
+            (settings.detectability_table, detectability_table(settings.dimensions)),
             (settings.labels_table, incident_labels_schema()),
             (settings.deliveries_table, deliveries_schema()),
             (settings.audit_table, audit_schema()),
             (settings.backtests_table, backtests_schema()),
-        ):
-            made += [name] * warehouse.create_table(name, schema)
+        )
+        made = [name for name, schema in tables if warehouse.create_table(name, schema)]
         for metric in settings.metrics.values():
             if warehouse.table_schema(metric.table) is None:
                 made += [metric.table] * warehouse.create_table(metric.table, metric_schema(metric))

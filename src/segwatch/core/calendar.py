@@ -65,10 +65,7 @@ class Days:
     def mask(self, panel: Panel) -> None:
         """What is masked is, in place, no longer observed."""
         for column in np.flatnonzero(self.is_masked.any(axis=0)):
-            rows = self.is_masked[self.profile, column]
-            panel.values[rows, column] = np.nan
-            if panel.exposure is not None:
-                panel.exposure[rows, column] = np.nan
+            panel.forget((self.is_masked[self.profile, column], column))
 
 
 def lay_out(occasions: Iterable[Occasion], segments: Segments, window: Window) -> Days | None:

@@ -113,7 +113,7 @@ def teach(panel: Panel, labels: Sequence[Label], min_history: int) -> tuple[Pane
     for row, columns in _shifts(panel, labels).items():
         for column, end in pairwise([*columns, len(panel.window)]):
             if (~np.isnan(panel.values[row, column:end])).sum() >= min_history:
-                _forget(panel, row, column)
+                panel.forget((row, slice(column)))
                 first_seen[row] = max(first_seen[row], panel.window.times[column])
                 n_cut += 1
             else:
@@ -135,12 +135,6 @@ def _shifts(panel: Panel, labels: Sequence[Label]) -> dict[int, list[int]]:
     return {row: sorted(columns) for row, columns in found.items()}
 
 
-def _forget(panel: Panel, row: int, column: int) -> None:
-    panel.values[row, :column] = np.nan
-    if panel.exposure is not None:
-        panel.exposure[row, :column] = np.nan
-
-
 def leave_out(panel: Panel, labels: Sequence[Label]) -> int:
     """What the labels are about is, in place, no longer observed in the Panel of segments; how many cells were."""
     n = 0
@@ -151,9 +145,7 @@ def leave_out(panel: Panel, labels: Sequence[Label]) -> int:
             continue
         cells = np.ix_(rows, columns)
         n += int((~np.isnan(panel.values[cells])).sum())
-        panel.values[cells] = np.nan
-        if panel.exposure is not None:
-            panel.exposure[cells] = np.nan
+        panel.forget(cells)
     return n
 
 
@@ -188,7 +180,7 @@ def _carry(panel: Panel, row: int, column: int, end: int) -> bool:
     elif expected[both].sum() > 0:
         panel.values[row, :column] *= float(seen[both].sum() / expected[both].sum())
     else:
-        panel.values[row, :column] = np.nan
+        panel.forget((row, slice(column)))
     return True
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -153,6 +153,12 @@ class Panel:
         window = Window(self.window.times[-n_periods], self.window.end, self.window.grain)
         values, exposure = (m if m is None else np.array(m[:, -n_periods:]) for m in (self.values, self.exposure))
         return Panel(self.history, window, values, exposure)  # type: ignore[arg-type]
+
+    def forget(self, cells: Any) -> None:
+        """The values at some places of the matrix, given as an index of it, are, in place, no longer observed."""
+        self.values[cells] = np.nan
+        if self.exposure is not None:
+            self.exposure[cells] = np.nan
 
     def ended(self, periods: int) -> Bools:
         """(n_segments, n_times), True from `periods` after a segment's last row on."""
