@@ -129,6 +129,15 @@ def test_a_rate_is_carried_whatever_its_denominators_did():
     np.testing.assert_allclose(taught.values[0] / taught.exposure[0], 0.02)
 
 
+def test_a_rate_that_was_zero_cannot_be_carried_and_is_forgotten_with_its_denominators():
+    visits = np.full((6, N_TIMES), 1000.0)
+    orders = 0.1 * visits
+    orders[0, :190] = 0.0
+    taught, _ = teach(panel_of(orders, NAMES, DIMENSIONS, visits), [said("new-normal", ("de", "app"), 190)], 90)
+    assert np.isnan(taught.values[0, :190]).all() and np.isnan(taught.exposure[0, :190]).all()
+    assert not np.isnan(taught.values[0, 190:]).any() and not np.isnan(taught.exposure[1:]).any()
+
+
 def test_what_a_label_expects_holds_for_roll_ups_only_that_lie_in_it(panel):
     whole = with_rollups(panel, 1)
     window = Window(day(198), day(200))
